@@ -1,0 +1,1 @@
+"""Gradient unlearning: one file a loss, one loop (`descend`) for all."""

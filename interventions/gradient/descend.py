@@ -1,0 +1,111 @@
+"""The loop every gradient intervention shares: forget facts paired with retain facts, one loss, an edit at the end.
+
+The model is borrowed: it is trained in place, the change is recorded, and the weights are put back bit for bit.
+What a method may train on to protect is `concept.retain`; where a source has none, the near and far facts are used
+and the edit says so, because the audit then measures utility on facts that were trained on.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from workbench.concepts import Concept, Fact
+from workbench.edits import WeightEdit, fit_weights
+from workbench.model import HookedModel
+from workbench.objectives import labelled
+from workbench.parameters import parameters_of
+from workbench.registry import Method
+from workbench.scoring import score
+from workbench.sites import Site
+from workbench.tokens import Encoded
+from workbench.training import TrainingOptions, train
+
+Progress = Callable[[int, float], None]
+"""Called with the step (from 1) and its loss."""
+
+
+class GradientMethod(Method):
+    """Options every gradient intervention has."""
+
+    steps: int = Field(60, ge=1)
+    """Number of updates."""
+    lr: float = Field(1e-4, gt=0)
+    """Learning rate of AdamW (no weight decay)."""
+    batch_size: int = Field(16, ge=1)
+    """Forget facts per update; with a retain loss as many retain facts join them."""
+    seed: int = 0
+    """Seed of the order of facts and of their pairing."""
+
+    def training(self) -> TrainingOptions:
+        """What the shared loop needs."""
+        return TrainingOptions(steps=self.steps, lr=self.lr, batch_size=self.batch_size, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A forget fact, what the original model gave it, and a retain fact to go with it."""
+
+    forget: Encoded
+    original: float
+    """Log-probability of the forget answer under the model before training, nats."""
+    retain: Encoded | None
+
+
+def descend(model: HookedModel, concept: Concept, where: Sequence[Site] | None, method: GradientMethod,
+            loss: Callable[[PreTrainedModel, dict[str, Tensor]], Tensor], *, retain: bool,
+            progress: Progress | None = None) -> WeightEdit:
+    """Train a loss on the concept and return what it changed.
+
+    Args:
+        model: unchanged afterwards.
+        concept: forget and retain facts.
+        where: whole parts that may move (`L3.mlp_out`); None for all parameters.
+        method: the options; they become the edit's `made_by`.
+        loss: from the model and a batch of `collate` to the number to make smaller.
+        retain: whether the loss reads retain facts.
+        progress: called after every step.
+    """
+    names = parameters_of(model, where)
+    kept, note = retain_facts(concept) if retain else ((), "")
+    pairs = pair(model, concept.forget.facts, kept, method.seed)
+
+    def change() -> dict[str, Any]:
+        log = train(model.hf, pairs, collate, loss, method.training(), trainable=names, on_step=progress)
+        return {"where": [str(s) for s in where] if where is not None else "all parameters", "retain": note,
+                "losses": list(log.losses)}
+
+    return fit_weights(model, names, change, method.spec())
+
+
+def retain_facts(concept: Concept) -> tuple[tuple[Fact, ...], str]:
+    """The facts a method may train on to protect, and where they come from."""
+    if len(concept.retain):
+        return concept.retain.facts, "retain facts, disjoint from the near and far facts that are measured"
+    facts = (*concept.near.facts, *concept.far.facts)
+    return facts, "the near and far facts themselves, because the concept has no retain set: utility is flattered"
+
+
+def pair(model: HookedModel, forget: Sequence[Fact], retain: Sequence[Fact], seed: int) -> list[Pair]:
+    """Every forget fact as often as needed for each retain fact to be used once."""
+    original = score(model, forget).logprob.tolist()
+    asked, guarded = model.encode(forget), model.encode(retain)
+    if not guarded:
+        return [Pair(fact, value, None) for fact, value in zip(asked, original, strict=True)]
+    random.Random(seed).shuffle(guarded)
+    length = max(len(asked), len(guarded))
+    return [Pair(asked[i % len(asked)], original[i % len(asked)], guarded[i % len(guarded)]) for i in range(length)]
+
+
+def collate(pairs: list[Pair]) -> dict[str, Tensor]:
+    """`forget.*` and, when there are any, `retain.*` tensors, and the original log-probabilities."""
+    batch = {f"forget.{key}": value for key, value in labelled([p.forget for p in pairs]).items()}
+    guarded = [p.retain for p in pairs if p.retain is not None]
+    if guarded:
+        batch |= {f"retain.{key}": value for key, value in labelled(guarded).items()}
+    return {**batch, "original": torch.tensor([p.original for p in pairs])}

@@ -1,0 +1,153 @@
+"""What is to be forgotten, as data: a `Fact` is a prompt with its answer, a `FactSet` many, a `Concept` the question.
+
+A concept carries the facts to forget, their neighbours (`near`, catching over-forgetting), unrelated knowledge
+(`far`, catching general damage) and, where a source has them, facts of the same kind that were never taught
+(`never_taught`, the floor of every reading) and plain `text` for fluency. What a source cannot supply stays
+empty and is reported as not measured, never as zero.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from workbench.errors import BadInput
+
+
+class Fact(BaseModel):
+    """One thing a model may know.
+
+    Raises:
+        BadInput: (through `Fact.read`) when a field is missing or empty, or the prompt does not hold its subject.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    subject: str
+    """Who or what the fact is about; must stand in the prompt word for word."""
+    prompt: str
+    """Text that ends right before the answer, without a trailing space."""
+    answer: str
+    """The answer, without a leading space."""
+    relation: str = ""
+    """What is asked of the subject; facts of one relation share their candidate answers."""
+    distractors: tuple[str, ...] = ()
+    """Wrong answers of the same kind, for choice accuracy and chance level."""
+    paraphrases: tuple[str, ...] = ()
+    """Other prompts for the same answer, worded as the source words such things."""
+    formats: tuple[str, ...] = ()
+    """Prompts for the same answer in a form the source never uses (questions, lists, novel frames)."""
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        for name in ("subject", "prompt", "answer"):
+            if not getattr(self, name).strip():
+                raise ValueError(f"field {name!r} is empty; give it some text")
+        if self.subject not in self.prompt:
+            raise ValueError(f"the prompt {self.prompt!r} does not contain its subject {self.subject!r}; "
+                             "tracing needs to know which words name the subject, so write it in the prompt")
+        return self
+
+    @classmethod
+    def read(cls, row: object, where: str) -> "Fact":
+        """Build a fact from untrusted data; `where` names the row for the error message."""
+        try:
+            return cls.model_validate(row)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            what = "is missing" if first["type"] == "missing" else first["msg"].removeprefix("Value error, ")
+            named = f"field {field!r} {what}" if field else what
+            raise BadInput(f"{where}: {named}. A fact needs subject, prompt and answer; it may have "
+                           "relation, distractors, paraphrases and formats") from None
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """The answer first, then the wrong answers."""
+        return (self.answer, *self.distractors)
+
+
+class FactSet(BaseModel):
+    """Facts that are read together."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    name: str
+    """Which set this is, for instance `demo:chemistry/forget`."""
+    facts: tuple[Fact, ...] = ()
+    """The facts, in a fixed order."""
+    source: str = ""
+    """Where they come from: address and revision, or the script that made them."""
+    licence: str = ""
+    """Licence of the source, empty when unknown."""
+
+    def __len__(self) -> int:
+        return len(self.facts)
+
+    def __iter__(self) -> Iterator[Fact]:  # type: ignore[override]  # iterating a set of facts gives facts
+        return iter(self.facts)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over the facts themselves; the name and the source do not enter."""
+        rows = [fact.model_dump(mode="json") for fact in self.facts]
+        return hashlib.sha256(json.dumps(rows, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """Subject of every fact: the clusters of every interval."""
+        return tuple(fact.subject for fact in self.facts)
+
+    def take(self, indices: list[int], suffix: str) -> "FactSet":
+        """Some of the facts, under a name that says so."""
+        return self.model_copy(update={"name": f"{self.name}/{suffix}", "facts": tuple(self.facts[i] for i in indices)})
+
+    def reworded(self, kind: str) -> "FactSet":
+        """One fact per rewording (`paraphrases` or `formats`); empty when the source has none."""
+        facts = tuple(fact.model_copy(update={"prompt": prompt, "paraphrases": (), "formats": ()})
+                      for fact in self.facts for prompt in getattr(fact, kind))
+        return self.model_copy(update={"name": f"{self.name}/{kind}", "facts": facts})
+
+
+class Concept(BaseModel):
+    """What is to be forgotten, and what must stay.
+
+    Raises:
+        BadInput: (through `Concept.check`) when there is nothing to forget.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    name: str
+    """As a user writes it: `demo:chemistry`, or the path of a file."""
+    forget: FactSet
+    """What must be gone afterwards."""
+    near: FactSet
+    """Neighbours: same kind of fact, must stay."""
+    far: FactSet
+    """Unrelated knowledge, must stay."""
+    retain: FactSet = FactSet(name="retain")
+    """Facts an unlearning method may train on to protect; disjoint from near and far, so utility is not flattered."""
+    never_taught: FactSet
+    """Facts of the same kind that no model was taught: the floor."""
+    text: tuple[str, ...] = ()
+    """Plain text for perplexity."""
+    jailbreaks: tuple[str, ...] = ()
+    """Templates holding {prompt} (and perhaps {subject}) that try to talk a model into answering."""
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over all facts and texts."""
+        parts = [self.forget.digest, self.near.digest, self.far.digest, self.never_taught.digest,
+                 self.retain.digest, *self.text, *self.jailbreaks]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def check(self) -> "Concept":
+        """Return the concept itself if it can be audited at all."""
+        if not len(self.forget):
+            raise BadInput(f"The forget set of {self.name!r} is empty: there is nothing to audit or unlearn. "
+                           "Give at least one fact under 'forget'")
+        return self

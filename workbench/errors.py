@@ -1,0 +1,25 @@
+"""The two ways a command can fail: the caller asked for something impossible, or our own work broke.
+
+`BadInput` is the caller's to mend, so its message always says what came, what is allowed and what to do;
+the command line prints it without a traceback and exits with 2. `RunError` is a run that could not finish
+(exit 1). Everything else is a bug and keeps its traceback.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class BadInput(ValueError):
+    """The caller's mistake: what came, what is allowed, what to do."""
+
+
+class RunError(RuntimeError):
+    """A run that could not be finished, through no fault of its input."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of an error message: the nearest known name, and all of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    guess = f"Did you mean {near[0]!r}? " if near else ""
+    return f"{guess}There are: {', '.join(names)}"

@@ -1,0 +1,200 @@
+"""`Evidence`: a number with a verdict's worth; `AuditReport`: all of it, with the level it adds up to.
+
+A missing number is not zero: `value` is None exactly when `why_missing` says why and what would produce it.
+Reports are plain JSON (no NaN), so they can be read without this package and judged again in years.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA_VERSION = 1
+
+Status = Literal["PASS", "WARN", "FAIL", "INCONCLUSIVE", "NOT_RUN", "ERROR"]
+"""PASS and WARN evidence a claim (WARN: with something to look at); INCONCLUSIVE: the interval spans the margin."""
+
+Utility = Literal["intact", "degraded", "broken", "not measured"]
+
+LEVELS = (
+    ("U0", "not removed", "the model behaves like the base on direct prompts"),
+    ("U1", "suppressed on tested prompts", "direct forget prompts fail"),
+    ("U2", "suppressed robustly", "paraphrases, other formats, sampling, in-context and jailbreak prompts fail too"),
+    ("U3", "not decodable inside beyond control", "probes, lens, concept vectors and depth show no more than the control"),
+    ("U4", "hard to recover", "relearning, quantisation and patching back recover no more than from the control"),
+    ("U5", "equivalent to retrained within the stated margin", "equivalence tests and privacy attack against a reference"),
+)
+"""Level, the words a report may use, and what it takes."""
+
+
+class Frozen(BaseModel):
+    """Base of everything stored: immutable, strict about unknown keys, documented fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Estimate(Frozen):
+    """A mean with its interval."""
+
+    mean: float
+    """The mean over items."""
+    low: float
+    """Lower end of the 95% interval (simultaneous over layers where a claim takes the worst layer)."""
+    high: float
+    """Upper end."""
+    n: int
+    """Items it is a mean over."""
+    clusters: int
+    """Independent groups (subjects) among the items; intervals resample these."""
+
+
+class Evidence(Frozen):
+    """One claim, answered for one checkpoint."""
+
+    claim: str
+    """Identifier in the claims table."""
+    question: str
+    """The question in words."""
+    axis: str
+    """`outputs`, `robustness`, `decodability`, `storage`, `recoverability`, `privacy` or `utility`."""
+    rung: int | None
+    """Level this claim is needed for; None for the utility claims."""
+    metric: str
+    """What was measured, with its unit."""
+    value: Estimate | None = None
+    """The audited checkpoint."""
+    before: Estimate | None = None
+    """The base model."""
+    reference: Estimate | None = None
+    """The model retrained without the concept."""
+    floor: Estimate | None = None
+    """Facts that were never taught, or chance: what knowing nothing reads."""
+    difference: Estimate | None = None
+    """Paired difference the status rests on: the checkpoint minus `compared_with`."""
+    compared_with: str = ""
+    """`reference`, `never taught`, `chance` or `base`."""
+    margin: float | None = None
+    """Largest difference that still counts as none; fixed before the run."""
+    detectable: float | None = None
+    """Smallest difference this many items would show with 80% power at 5%."""
+    p_equivalence: float | None = None
+    """Two one-sided tests against the reference, Holm-adjusted over the primary claims."""
+    where: str = ""
+    """Layer or step the value is taken at, when it is the worst of many."""
+    status: Status
+    """What it comes to."""
+    why_missing: str | None = None
+    """Why there is no value, and what would produce one."""
+    note: str = ""
+    """What a reader should know."""
+
+    @model_validator(mode="after")
+    def _missing_is_not_zero(self) -> Self:
+        if (self.value is None) != (self.why_missing is not None):
+            raise ValueError(f"claim {self.claim!r}: value is None exactly when why_missing is given")
+        if (self.value is None) != (self.status in ("NOT_RUN", "ERROR")):
+            raise ValueError(f"claim {self.claim!r}: status {self.status} does not fit value {self.value}")
+        return self
+
+
+class Role(Frozen):
+    """A checkpoint's part in an audit."""
+
+    name: str
+    """What it is called."""
+    digest: str
+    """sha256 of its files."""
+    path: str = ""
+    """Where it lay."""
+
+
+class AuditReport(Frozen):
+    """The outcome of an audit; `report.json` is this, and every other form is made from it."""
+
+    schema_version: int = SCHEMA_VERSION
+    """Version of this layout."""
+    concept: str
+    """What was to be forgotten."""
+    concept_digest: str
+    """sha256 of its facts."""
+    counts: dict[str, int]
+    """How many facts each set holds."""
+    roles: dict[str, Role]
+    """`checkpoint`, `base`, and `reference` if there is one."""
+    level: int = Field(ge=0, le=5)
+    """Highest rung with all lower rungs evidenced."""
+    capped_by: str
+    """What keeps it from the next rung; empty at the top."""
+    utility: Utility
+    """Whether other knowledge stands; a separate verdict."""
+    utility_reason: str
+    """The claim the utility verdict rests on."""
+    contradictions: tuple[str, ...] = ()
+    """Where axes disagree, strongest first."""
+    evidence: tuple[Evidence, ...]
+    """Every claim of the table, measured or not."""
+    options: dict[str, Any]
+    """Options of readings and judging, margins included."""
+    margins_digest: str
+    """sha256 of the judging options, fixed before the run."""
+    environment: dict[str, Any]
+    """Versions, device, commit, seeds."""
+    made_at: str
+    """UTC time."""
+    run_id: str
+    """Hash of the question."""
+
+    @property
+    def words(self) -> str:
+        """What the report may say, for instance `suppressed on tested prompts`."""
+        return LEVELS[self.level][1]
+
+    @property
+    def verdict(self) -> str:
+        """Level and words in one line."""
+        return f"{LEVELS[self.level][0]}: {self.words}"
+
+    def of(self, claim: str) -> Evidence:
+        """The evidence for one claim."""
+        return next(e for e in self.evidence if e.claim == claim)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row a claim."""
+        import pandas as pd
+
+        rows = [flat(e) for e in self.evidence]
+        return pd.DataFrame(rows)
+
+    def save(self, out: Path | str) -> list[Path]:
+        """Write report.json, report.html, report.md and evidence.parquet into a folder; returns the paths.
+
+        Raises:
+            BadInput: when the folder cannot be written.
+        """
+        from workbench.report import write_report
+
+        return write_report(self, Path(out))
+
+    def _repr_html_(self) -> str:
+        from workbench.report import card
+
+        return card(self)
+
+
+def flat(evidence: Evidence) -> dict[str, Any]:
+    """One claim as a flat row: estimates become columns like `value_mean` and `before_low`."""
+    row: dict[str, Any] = {}
+    for name, value in evidence.model_dump(mode="json").items():
+        if name in ESTIMATES:
+            row |= {f"{name}_{k}": None if value is None else value[k] for k in ("mean", "low", "high", "n")}
+        else:
+            row[name] = value
+    return row
+
+
+ESTIMATES: Sequence[str] = ("value", "before", "reference", "floor", "difference")
+"""Fields of `Evidence` that hold an estimate."""
