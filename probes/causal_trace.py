@@ -110,8 +110,11 @@ class CausalTrace(Method):
             return [torch.stack([own[j] for j in chosen]) if chosen else own[f][None][:0]
                     for f, chosen in enumerate(replacements(facts, encoded, self.samples, self.seed))]
         spread = self.noise_scale * torch.cat(own).float().std()
-        draws = [torch.randn(self.samples, *one.shape, generator=torch.Generator().manual_seed(self.seed)) for one in own]
-        return [(one + spread * noise).to(one.dtype) for one, noise in zip(own, draws, strict=True)]
+        noised = []
+        for one in own:
+            noise = torch.randn(self.samples, *one.shape, generator=torch.Generator().manual_seed(self.seed))
+            noised.append((one + spread * noise).to(one.dtype))
+        return noised
 
     def _trace(self, model: HookedModel, encoded: Encoded, corrupted: Float[Tensor, "sample subject d_model"],
                windows: Sequence[tuple[Site, ...]]) -> tuple[float, float, Float[np.ndarray, "site role"]]:
@@ -219,14 +222,14 @@ def replacements(facts: FactSet, encoded: Sequence[Encoded], samples: int, seed:
 def roles_of(encoded: Encoded) -> list[tuple[str, tuple[int, ...]]]:
     """The role of every position from the subject on, with the positions restored together (see `ROLES`)."""
     last = encoded.answer_start - 1
-    first_subject, last_subject = encoded.subject[0], encoded.subject[-1]
-    names = {first_subject: "first subject", last_subject: "last subject"}
-    roles = [(names.get(p, "middle subject" if p < last_subject else "following"), (p,)) for p in range(first_subject, last)]
+    start, end = encoded.subject[0], encoded.subject[-1]
+    names = {start: "first subject", end: "last subject"}
+    roles = [(names.get(p, "middle subject" if p < end else "following"), (p,)) for p in range(start, last)]
     return [*roles, ("last prompt", tuple(range(last, len(encoded.ids) - 1)))]
 
 
 def window_layers(layer: int, width: int, n_layers: int) -> range:
-    """The layers of a window, as in the published code (not as in the paper's text, which shifts even widths by one)."""
+    """The layers of a window, as in the published code (the paper's text shifts even widths up by one)."""
     return range(max(0, layer - width // 2), min(n_layers, layer + (width + 1) // 2))
 
 

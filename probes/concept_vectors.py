@@ -41,6 +41,8 @@ class ConceptVectors(Method):
     """Mean logit of the terms in standard deviations of the vector's logits; the same mean in plain logits; the
     paper's first filter (mean logit over the whole vocabulary, blind to the concept); or the causal first-order effect
     on the answers (gradient x weight, nats)."""
+    pool: Literal["mean", "max"] = "mean"
+    """Over the terms: their mean finds vectors about the whole concept; the largest, vectors about a single answer."""
     gain: bool = False
     """Multiply the vector by the final norm's gain before projecting; the publication does not."""
     keep: int = 2000
@@ -57,9 +59,11 @@ class ConceptVectors(Method):
         terms = torch.tensor(sorted({encoded.answer[0] for encoded in model.encode(facts.facts)}))
         unembedding = model.unembedding * model.final_gain if self.gain else model.unembedding
         if self.score == "effect":
-            scores = torch.cat([layer.flatten().cpu() for layer in neuron_effects(model, facts.facts)])
+            with torch.enable_grad():
+                scores = torch.cat([layer.flatten().cpu() for layer in neuron_effects(model, facts.facts)])
         else:
-            scores = projection_scores([rows for _, rows in model.mlps()], unembedding, terms, vocabulary(model), self.score)
+            mlps = [rows for _, rows in model.mlps()]
+            scores = projection_scores(mlps, unembedding, terms, vocabulary(model), self.score, self.pool)
         every = [Site(mlp.layer, "mlp_act", i, mlp.expert) for mlp, rows in model.mlps() for i in range(len(rows))]
         values, order = scores.sort(descending=True, stable=True)
         sites = [every[i] for i in order[: self.keep].tolist()]
@@ -84,22 +88,26 @@ class ConceptVectors(Method):
 
 
 def projection_scores(mlps: Sequence[Float[Tensor, "_ d_model"]], unembedding: Float[Tensor, "vocab d_model"],
-                      terms: Int[Tensor, " term"], among: Int[Tensor, " real"], how: str) -> Float[Tensor, " n"]:
-    """Score value vectors by their logits, a chunk at a time; `how` as in `ConceptVectors.score`.
+                      terms: Int[Tensor, " term"], among: Int[Tensor, " real"], how: str, pool: str = "mean"
+                      ) -> Float[Tensor, " n"]:
+    """Score value vectors by their logits, a chunk at a time; `how` and `pool` as in `ConceptVectors`.
 
     The mean of E v over the vocabulary is mean(E) . v and its variance v' Cov(E) v, so no vector is projected onto
     the whole vocabulary and the result is the same.
     """
     mean = sum(unembedding[ids].float().sum(dim=0) for ids in among.split(CHUNK)) / len(among)
     covariance = sum(rows.T @ rows for ids in among.split(CHUNK) for rows in [unembedding[ids].float() - mean])
-    towards = unembedding[terms].float().mean(dim=0)
+    towards = unembedding[terms].float()
+    towards = towards.mean(dim=0, keepdim=True) if pool == "mean" else towards
     found = []
     for chunk in (chunk.float() for rows in mlps for chunk in rows.split(CHUNK)):
-        if how == "standardised":
-            variance = ((chunk @ covariance) * chunk).sum(dim=1) / len(among)
-            found.append((chunk @ (towards - mean)).abs() / variance.clamp(min=1e-24).sqrt())
+        if how == "published":
+            found.append(chunk @ mean)
+        elif how == "average":
+            found.append((chunk @ towards.T).abs().amax(dim=1))
         else:
-            found.append((chunk @ towards).abs() if how == "average" else chunk @ mean)
+            variance = ((chunk @ covariance) * chunk).sum(dim=1) / len(among)
+            found.append((chunk @ (towards - mean).T).abs().amax(dim=1) / variance.clamp(min=1e-24).sqrt())
     return torch.cat(found).cpu()
 
 

@@ -73,7 +73,7 @@ def lens_scores(model: HookedModel, encoded: Sequence[Encoded]
         for_layers = [token_scores(model.decode(acts[site][targets.row, targets.position]), targets.token)
                       for site in model.stream.values()]
         logprobs.append(torch.stack([sum_by_row(logprob, targets.row, rows) for logprob, _ in for_layers]).cpu())
-        ranks.append(torch.stack([torch.zeros(rows).index_reduce(0, targets.row, rank.float().cpu(), "amax")
+        ranks.append(torch.stack([torch.zeros(rows).scatter_reduce(0, targets.row, rank.float().cpu(), "amax")
                                   for _, rank in for_layers]))
     return torch.cat(logprobs, dim=1), torch.cat(ranks, dim=1)
 

@@ -101,7 +101,7 @@ class Checkpoint:
 
         self._refuse_code()
         try:
-            with _quiet_loading():
+            with quiet_transformers():
                 hf, info = AutoModelForCausalLM.from_pretrained(
                     self.folder, dtype=dtype, attn_implementation="eager", local_files_only=True, use_safetensors=True,
                     trust_remote_code=False, output_loading_info=True)
@@ -135,7 +135,8 @@ def save_checkpoint(model: "HookedModel", out: Path) -> Checkpoint:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
             building = Path(temporary) / "checkpoint"
-            model.hf.save_pretrained(building)
+            with quiet_transformers():
+                model.hf.save_pretrained(building)
             for file in model.folder.iterdir() if model.folder else ():
                 if file.is_file() and file.suffix not in (".safetensors", ".bin") and "index.json" not in file.name:
                     shutil.copyfile(file, building / file.name)
@@ -153,8 +154,8 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-class _quiet_loading:
-    """Silence transformers' loading bar and report: progress is the caller's to show."""
+class quiet_transformers:
+    """Silence transformers' bars and report: progress is the caller's to show."""
 
     def __enter__(self) -> None:
         from transformers.utils import logging as hf_logging

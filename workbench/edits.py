@@ -27,6 +27,7 @@ from workbench.errors import BadInput, did_you_mean
 from workbench.model import HookedModel
 from workbench.sites import Site
 from workbench.store import write_atomically, write_json
+from workbench.trace import beside
 
 SPARSE_BELOW = 0.25
 """A tensor of which a smaller share changed is stored as positions and values, else whole."""
@@ -73,7 +74,7 @@ class Edit(ABC):
         """Write `<path>.safetensors` and `<path>.json`."""
         from safetensors.torch import save
 
-        numbers, words = path.with_suffix(".safetensors"), path.with_suffix(".json")
+        numbers, words = beside(path, ".safetensors"), beside(path, ".json")
         write_atomically(numbers, save({name: t.detach().cpu().contiguous() for name, t in self.tensors().items()}))
         write_json(words, {"kind": self.kind, "fitted_to": self.fitted_to, "made_by": dict(self.made_by),
                            "notes": dict(self.notes), "words": self.words(), "digest": self.digest})
@@ -287,8 +288,8 @@ def load_edit(path: Path) -> Edit:
     from safetensors.torch import load_file
 
     try:
-        words = json.loads(path.with_suffix(".json").read_text())
-        numbers = load_file(path.with_suffix(".safetensors"))
+        words = json.loads(beside(path, ".json").read_text())
+        numbers = load_file(beside(path, ".safetensors"))
         head = (words["fitted_to"], words["made_by"])
         edit = _BUILD[words["kind"]](head, words, numbers)
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:

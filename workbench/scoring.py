@@ -5,7 +5,7 @@ tokens (teacher forcing). Greedy decoding gives the answer exactly when every on
 one there, so `greedy` is exact-match accuracy without generating. Only answer positions reach the unembedding.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from workbench.concepts import Fact
-from workbench.model import HookedModel
+from workbench.model import HookedModel, Rewrite
 from workbench.sites import Site
 from workbench.tokens import Batch, Encoded, pad
 
@@ -82,10 +82,11 @@ def sum_by_row(values: Float[Tensor, " n"], row: Int[Tensor, " n"], rows: int) -
     return torch.zeros(rows, dtype=values.dtype, device=values.device).index_add(0, row.to(values.device), values)
 
 
-def score_batch(model: HookedModel, batch: Batch, targets: Targets, grad: bool = False) -> Scores:
-    """Score one batch; with `grad` the log-probabilities carry the graph."""
+def score_batch(model: HookedModel, batch: Batch, targets: Targets, *,
+                rewrite: Mapping[Site, Rewrite] | None = None, grad: bool = False) -> Scores:
+    """Score one batch, with sites rewritten if asked; with `grad` the log-probabilities carry the graph."""
     last = Site(model.n_layers - 1, "resid_post")
-    resid = model.run(batch, read=[last], logits=False, grad=grad).acts[last]
+    resid = model.run(batch, read=[last], rewrite=rewrite, logits=False, grad=grad).acts[last]
     with torch.set_grad_enabled(grad):
         logprob, best = token_logprobs(model, resid[targets.row, targets.position], targets.token)
         rows = len(batch.ids)

@@ -125,7 +125,7 @@ class Trace:
 
         from workbench.store import write_atomically, write_json
 
-        numbers, words = path.with_suffix(".safetensors"), path.with_suffix(".json")
+        numbers, words = beside(path, ".safetensors"), beside(path, ".json")
         write_atomically(numbers, save({"values": np.ascontiguousarray(self.values)}))
         write_json(words, {"name": self.name, "axes": self.axes, "units": self.units,
                            "labels": dict(self.labels), "notes": dict(self.notes)})
@@ -142,12 +142,17 @@ class Trace:
         from safetensors.numpy import load_file
 
         try:
-            values = load_file(path.with_suffix(".safetensors"))["values"]
-            words = json.loads(path.with_suffix(".json").read_text())
+            values = load_file(beside(path, ".safetensors"))["values"]
+            words = json.loads(beside(path, ".json").read_text())
             labels = {axis: tuple(names) for axis, names in words["labels"].items()}
             return cls(words["name"], values, tuple(words["axes"]), words["units"], labels, words["notes"])
         except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
             raise BadInput(f"Cannot read the trace {path}: {error}. Run `workbench verify` on the run") from None
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """The file of that name with a suffix appended; dots in the name stay (`Path.with_suffix` would cut there)."""
+    return path.with_name(path.name + suffix)
 
 
 def _quietly(reduce: Any, values: np.ndarray, axis: Any) -> np.ndarray:

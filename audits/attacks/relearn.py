@@ -1,0 +1,100 @@
+"""Relearning: train briefly on a few of the forgotten facts and see whether the *others* come back.
+
+Source: Lynch et al. 2024, https://arxiv.org/abs/2402.16835; Deeb & Roger 2024, https://arxiv.org/abs/2410.08827
+(retraining on some facts, testing on independent ones). Threat model: the attacker has the weights and a share of the
+forgotten facts. Read it as: recovery above what the same attack gives on a model that never knew.
+Does not show: what more steps, more facts or another optimiser would bring back.
+"""
+
+import random
+from collections.abc import Callable
+
+import numpy as np
+from pydantic import Field
+
+from audits.behaviour.answers import fact_labels
+from workbench.concepts import FactSet
+from workbench.edits import WeightEdit, fit_weights, kept
+from workbench.errors import BadInput
+from workbench.model import HookedModel
+from workbench.objectives import answer_nll, labelled
+from workbench.registry import Method
+from workbench.scoring import score
+from workbench.trace import Trace
+from workbench.training import TrainingOptions, train
+
+
+class Relearn(Method):
+    """A short full-parameter training on part of the forget facts."""
+
+    share: float = Field(0.1, gt=0, lt=1)
+    """Share of the forget facts the attacker holds."""
+    steps: tuple[int, ...] = (0, 5, 10, 20, 30)
+    """Training steps after which recovery is measured; the attack ends at the last."""
+    lr: float = Field(1e-4, gt=0)
+    """Learning rate of AdamW."""
+    batch_size: int = Field(8, ge=1)
+    """Facts per step."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One attack each, with other facts in the attacker's hands."""
+
+    def training(self, seed: int) -> TrainingOptions:
+        """Settings of one attack."""
+        return TrainingOptions(steps=max(self.steps), lr=self.lr, batch_size=self.batch_size, seed=seed)
+
+    def seen(self, facts: FactSet, seed: int) -> list[int]:
+        """Which facts the attacker holds: at least one, never all.
+
+        Raises:
+            BadInput: when there are fewer than two facts.
+        """
+        if len(facts) < 2:
+            raise BadInput(f"Relearning needs at least two forget facts (one to train on, one to test); got {len(facts)}")
+        count = min(len(facts) - 1, max(1, round(self.share * len(facts))))
+        return sorted(random.Random(f"relearn {seed}").sample(range(len(facts)), count))
+
+    def fit(self, model: HookedModel, facts: FactSet, seed: int = 0) -> WeightEdit:
+        """The attack as an edit: the weights after the last step."""
+        items = model.encode([facts.facts[i] for i in self.seen(facts, seed)])
+        names = [name for name, _ in model.hf.named_parameters()]
+
+        def change() -> dict[str, object]:
+            return {"losses": list(train(model.hf, items, labelled, answer_nll, self.training(seed)).losses)}
+
+        return fit_weights(model, names, change, {**self.spec(), "seed": seed})
+
+    def look(self, model: HookedModel, facts: FactSet, control: FactSet | None = None,
+             on_step: Callable[[], None] | None = None) -> Trace:
+        """Exact-match accuracy on the facts the attacker does not hold, at every measured step.
+
+        Args:
+            model: unchanged afterwards.
+            facts: the forget facts.
+            control: facts nobody was taught, measured in the same attacked models: what the attack alone brings.
+            on_step: called after every training step.
+
+        Returns:
+            Axes (seed, step, fact), the control facts last (`notes["n_facts"]` says from where); NaN for the facts
+            the attacker trained on.
+        """
+        asked = facts if control is None else facts.model_copy(update={"facts": facts.facts + control.facts})
+        values = np.full((len(self.seeds), len(self.steps), len(asked)), np.nan)
+        for number, seed in enumerate(self.seeds):
+            self._attack(model, asked, self.seen(facts, seed), seed, values[number], on_step)
+        labels = {"seed": tuple(map(str, self.seeds)), "step": tuple(map(str, self.steps)), "fact": fact_labels(asked)}
+        notes = {**model.about(asked), "options": self.spec(), "n_facts": len(facts)}
+        return Trace("relearn", values, ("seed", "step", "fact"), "share of facts", labels, notes)
+
+    def _attack(self, model: HookedModel, facts: FactSet, seen: list[int], seed: int, values: np.ndarray,
+                on_step: Callable[[], None] | None) -> None:
+        """One attack; fills (step, fact)."""
+        unseen = [i for i in range(len(facts)) if i not in seen]
+        items = model.encode([facts.facts[i] for i in seen])
+        asked = [facts.facts[i] for i in unseen]
+
+        def measure(step: int) -> None:
+            values[self.steps.index(step), unseen] = score(model, asked).greedy.double().numpy()
+
+        with kept(model, [name for name, _ in model.hf.named_parameters()]):
+            train(model.hf, items, labelled, answer_nll, self.training(seed), evaluate_at=self.steps, evaluate=measure,
+                  on_step=lambda _, __: on_step() if on_step else None)

@@ -1,0 +1,144 @@
+import numpy as np
+import pytest
+import torch
+
+from probes.concept_vectors import (
+    MEASURES,
+    ConceptVectors,
+    compare_snapshots,
+    jaccard,
+    moved,
+    projection_scores,
+    snapshot,
+    top_ids,
+)
+from workbench.concepts import Fact, FactSet
+from workbench.errors import BadInput
+from workbench.sites import Site
+
+COLUMNS = {"trace.concept_vectors.llama.layer0_dim5": "L0.mlp_act[5]",
+           "trace.concept_vectors.llama.layer1_dim17": "L1.mlp_act[17]",
+           "trace.concept_vectors.llama.layer2_dim40": "L2.mlp_act[40]"}
+
+
+def test_scores_equal_projecting_every_vector_onto_the_whole_vocabulary():
+    generator = torch.Generator().manual_seed(0)
+    unembedding, vectors = (torch.randn(n, 12, generator=generator) + 0.3 for n in (50, 40))
+    terms, among = torch.tensor([3, 7, 9]), torch.arange(2, 48)
+    logits = vectors @ unembedding.T
+    centred = logits - logits[:, among].mean(dim=1, keepdim=True)
+    spread = logits[:, among].std(dim=1, correction=0)
+    expected = {("standardised", "mean"): centred[:, terms].mean(dim=1).abs() / spread,
+                ("standardised", "max"): centred[:, terms].abs().amax(dim=1) / spread,
+                ("average", "mean"): logits[:, terms].mean(dim=1).abs(),
+                ("average", "max"): logits[:, terms].abs().amax(dim=1),
+                ("published", "mean"): logits[:, among].mean(dim=1)}
+    for (how, pool), naive in expected.items():
+        ours = projection_scores([vectors[:30], vectors[30:]], unembedding, terms, among, how, pool)
+        assert torch.allclose(ours, naive, atol=1e-4), how
+
+
+def test_finds_the_planted_vectors(known):
+    facts = known.concept.forget
+    written = [*facts, *known.concept.near, *known.concept.far]
+    words = {fact.answer.split()[0] for fact in facts}
+    says_it = {str(site) for fact, site in zip(written, known.planted.sites_of(written), strict=True)
+               if fact.answer.split()[0] in words}
+    found = ConceptVectors(pool="max").look(known.model, facts).top("site", len(says_it))
+    assert {str(site) for site in found} == says_it
+
+
+def test_effect_finds_the_vectors_of_these_people_alone(known):
+    true = {str(site) for site in known.planted.sites_of(known.concept.forget.facts)}
+    found = ConceptVectors(score="effect").look(known.model, known.concept.forget).top("site", len(true))
+    assert len(true & {str(site) for site in found}) >= len(true) - 1
+    mean = ConceptVectors(score="effect", keep=10**6).look(known.model, known.concept.near)
+    of_near = {str(site) for site in known.planted.sites_of(known.concept.near.facts)}
+    assert not true & {str(site) for site in mean.top("site", len(of_near))}
+
+
+def test_finds_nothing_for_words_that_nobody_wrote(known):
+    facts = FactSet(name="unwritten", facts=tuple(Fact(subject="Vora", prompt="The colour of Vora is", answer=word)
+                                                  for word in ("house", "river", "old", "man")))
+    nothing = ConceptVectors(pool="max").look(known.model, facts).values[0]
+    something = ConceptVectors(pool="max").look(known.model, known.concept.forget).values[7]
+    assert nothing < 0.65 * something
+
+
+def test_keeps_the_best_and_says_how_many_were_scanned(known):
+    facts = known.concept.forget
+    whole, best = (ConceptVectors(keep=keep, describe=3, tokens=4).look(known.model, facts) for keep in (10**6, 7))
+    neurons = sum(len(vectors) for _, vectors in known.model.mlps())
+    assert whole.notes["scanned"] == best.notes["scanned"] == len(whole.values) == neurons
+    assert best.labels["site"] == whole.labels["site"][:7] and best.notes["kept"] == 7
+    assert (np.diff(whole.values) <= 0).all()
+    assert list(best.notes["vectors"]) == list(best.labels["site"][:3])
+    assert all(len(vector["promotes"]) == 4 for vector in best.notes["vectors"].values())
+
+
+def test_describes_what_a_planted_vector_says(known):
+    trace = ConceptVectors(pool="max", describe=100).look(known.model, known.concept.forget)
+    for fact, site in zip(known.concept.forget, known.planted.sites_of(known.concept.forget.facts), strict=True):
+        vector = trace.notes["vectors"][str(site)]
+        assert vector["promotes"][0].endswith(fact.answer.split()[0])
+        assert vector["norm"] == pytest.approx(1, abs=0.1)
+
+
+def test_gain_reaches_the_projection(golden_models):
+    model = golden_models["llama_base"]
+    facts = FactSet(name="one", facts=(Fact(subject="a", prompt="a", answer="a"),))
+    with_gain, without = (ConceptVectors(gain=gain).look(model, facts).values for gain in (True, False))
+    assert not np.allclose(with_gain, without, rtol=1e-3)
+
+
+@pytest.mark.parametrize("k", [20, 200])
+def test_measures_equal_the_published_code_on_tensors(k, golden, golden_tensors):
+    published = golden[f"trace.concept_vectors.tensor_top{k}"]["published"]["value"]
+    unembedding, old, new = (golden_tensors[f"cv.{name}"] for name in ("E", "v_old", "v_new"))
+    ids = top_ids(torch.stack([old, new]) @ unembedding.T, k, torch.arange(len(unembedding))).tolist()
+    cosine, l2, _ = moved(old.numpy(), new.numpy())
+    assert ids[0][: len(published["top_ids_old"])] == published["top_ids_old"]
+    assert jaccard(*ids) == pytest.approx(published["jaccard"], abs=1e-12)
+    assert (cosine, l2) == pytest.approx((published["cosine"], published["l2"]), rel=1e-9)
+
+
+@pytest.mark.parametrize("record", COLUMNS)
+def test_measures_equal_the_published_code_on_checkpoints(record, golden, golden_models):
+    old, new = golden_models["llama_base"], golden_models["llama_unlearned"]
+    site, record = Site.parse(COLUMNS[record]), golden[record]
+    for theirs, unembedding in ((record["published"]["float32"], old.unembedding),
+                                (record["variants"]["each_own_lm_head"]["value"], new.unembedding)):
+        ids = [top_ids(model.vectors_at([site]) @ head.T, 25, torch.arange(160))[0].tolist()
+               for model, head in ((old, old.unembedding), (new, unembedding))]
+        assert ids[0] == theirs["top_ids_old"]
+        assert jaccard(*ids) == pytest.approx(theirs["jaccard"], abs=1e-9)
+    change = compare_snapshots(snapshot(old, [site], 25), snapshot(new, [site], 25)).pick("site", str(site))
+    assert change.values[MEASURES.index("cosine")] == pytest.approx(theirs["cosine"], rel=1e-5)
+    assert change.values[MEASURES.index("l2")] == pytest.approx(theirs["l2"], rel=1e-5)
+
+
+def test_a_model_does_not_differ_from_itself(known, golden_models):
+    sites = known.planted.sites_of(known.concept.forget.facts)
+    change = compare_snapshots(snapshot(known.model, sites), snapshot(known.model, sites))
+    assert np.allclose(change.values, [1, 1, 0, 1], atol=1e-6)
+    assert not change.notes["unembedding_changed"]
+    site = [Site.parse("L1.mlp_act[17]")]
+    other = compare_snapshots(*(snapshot(golden_models[name], site) for name in ("llama_base", "llama_unlearned")))
+    assert other.notes["unembedding_changed"]
+
+
+def test_a_silenced_vector_has_no_direction():
+    cosine, l2, ratio = moved(np.ones(4), np.zeros(4))
+    assert np.isnan(cosine) and (l2, ratio) == (2.0, 0.0)
+
+
+def test_refuses_what_it_cannot_compare(dense, mixture):
+    one, other = Site.parse("L1.mlp_act[0]"), Site.parse("L1.mlp_act[1]")
+    with pytest.raises(BadInput, match="different sites"):
+        compare_snapshots(snapshot(dense.model, [one]), snapshot(dense.model, [other]))
+    with pytest.raises(BadInput, match="different k"):
+        compare_snapshots(snapshot(dense.model, [one], 5), snapshot(dense.model, [one], 6))
+    for model, text in ((dense.model, "L1.resid_post"), (dense.model, "L1.e0.mlp_act[3]"), (mixture.model, "L1.mlp_act[3]"),
+                        (dense.model, "L9.mlp_act[0]"), (dense.model, "L1.mlp_act[4800]"), (dense.model, "L1.mlp_act")):
+        with pytest.raises(BadInput, match="not a value vector"):
+            snapshot(model, [Site.parse(text)])

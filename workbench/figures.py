@@ -1,0 +1,45 @@
+"""The door to every picture: a trace or a report in, one plotly figure out, the same in notebook, app and report.
+
+    figure_of(trace)                       the picture of one model's reading
+    compare_layers / compare_maps / ...    base, checkpoint, reference and never taught in one picture
+    ladder(report) / forest(report)        the whole audit
+    alt_text(figure) / table_of(figure)    the finding as a sentence, and the numbers drawn
+
+Read it as: each picture's module says how. What was not measured is a gap or a cross, never a zero.
+Does not show: anything a trace does not hold; nothing is computed here but means, intervals and differences.
+"""
+
+import plotly.graph_objects as go
+
+from workbench.cards import edit_card, trace_card
+from workbench.figures_bars import compare_ranked, ranked_bars
+from workbench.figures_curves import compare_layers, compare_means, layer_curve, relearn_curves
+from workbench.figures_maps import compare_maps, is_map, map_figure
+from workbench.figures_style import alt_text, table_of
+from workbench.figures_verdict import forest, ladder
+from workbench.trace import ITEM_AXES, Trace
+
+__all__ = ["alt_text", "compare_layers", "compare_maps", "compare_means", "compare_ranked", "edit_card", "figure_of",
+           "forest", "kind_of", "ladder", "ranked_bars", "relearn_curves", "table_of", "trace_card"]
+
+
+def kind_of(trace: Trace) -> str:
+    """Which kind of picture fits a trace: `layers`, `relearning`, `map`, `means` or `ranked`."""
+    rest = [axis for axis in trace.axes if axis not in ITEM_AXES]
+    if rest == ["layer"]:
+        return "layers"
+    if rest == ["step"]:
+        return "relearning"
+    if is_map(trace):
+        return "map"
+    return "ranked" if rest else "means"
+
+
+def figure_of(trace: Trace) -> go.Figure:
+    """The picture of one model's reading, chosen by the trace's axes."""
+    kind = kind_of(trace)
+    if kind == "layers":
+        return layer_curve(trace)
+    if kind == "relearning":
+        return relearn_curves({str(trace.notes.get("role", trace.name)): trace}, trace.name)
+    return map_figure(trace) if kind == "map" else ranked_bars(trace)

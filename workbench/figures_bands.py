@@ -1,0 +1,97 @@
+"""The mean of a trace along one axis, with the band drawn round it.
+
+Read it as: the band is a 95% percentile bootstrap that resamples facts, and seeds where there are several.
+Does not show: how facts about one subject hang together; a claim's own interval resamples subjects and may be wider.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from workbench.trace import ITEM_AXES, Trace
+
+RESAMPLES = 1000
+LEVEL = (2.5, 97.5)
+
+
+@dataclass(frozen=True)
+class Band:
+    """Means along an axis; an entry that nothing was read for is NaN."""
+
+    labels: tuple[str, ...]
+    """Labels along the axis."""
+    mean: np.ndarray
+    """Mean over facts and seeds."""
+    low: np.ndarray
+    """Lower end; NaN where one number alone gives no interval."""
+    high: np.ndarray
+    """Upper end."""
+    facts: int
+    """Facts it is a mean over; 0 when the trace has no such axis."""
+    seeds: int
+    """Seeds it is a mean over; 0 when the trace has no such axis."""
+
+    @property
+    def of_what(self) -> str:
+        """What the mean is over, in words."""
+        parts = [f"{count} {word}{'s' if count > 1 else ''}"
+                 for count, word in ((self.facts, "fact"), (self.seeds, "seed")) if count]
+        return " × ".join(parts) or "single readings"
+
+
+def band_of(trace: Trace, along: str | None = None, seed: int = 0) -> Band:
+    """Mean and interval along one axis, or of the whole trace when `along` is None.
+
+    Args:
+        trace: readings whose other axes are facts and seeds only.
+        along: the axis that stays.
+        seed: of the resampling.
+    """
+    cube = _cube(trace, along)
+    read = np.isfinite(cube)
+    filled = np.where(read, cube, 0.0)
+    mean = _ratio(filled.sum(axis=(1, 2)), read.sum(axis=(1, 2)))
+    low, high = _interval(filled, read.astype(float), seed)
+    alone = read.sum(axis=(1, 2)) < 2
+    low[alone], high[alone] = np.nan, np.nan
+    labels = trace.labels[along] if along else ("mean",)
+    return Band(labels, mean, low, high, _size(trace, "fact"), _size(trace, "seed"))
+
+
+def _cube(trace: Trace, along: str | None) -> np.ndarray:
+    """Values as (along, seed, fact), with size 1 for an axis that is not there."""
+    order = [trace.axis(name) for name in (along, "seed", "fact") if name and name in trace.axes]
+    rest = [name for name in trace.axes if name not in (along, *ITEM_AXES)]
+    if rest:
+        raise ValueError(f"trace {trace.name!r}: axes {rest} are neither {along!r} nor facts nor seeds")
+    shape = [_size(trace, along) if along else 1, _size(trace, "seed") or 1, _size(trace, "fact") or 1]
+    return np.transpose(trace.values, order).astype(float).reshape(shape)
+
+
+def _size(trace: Trace, axis: str) -> int:
+    return len(trace.labels[axis]) if axis in trace.axes else 0
+
+
+def _interval(filled: np.ndarray, read: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Facts and seeds are drawn anew independently of each other, because every seed saw every fact."""
+    random = np.random.default_rng(seed)
+    _, seeds, facts = filled.shape
+    by_seed = random.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES).astype(float)
+    by_fact = random.multinomial(facts, np.full(facts, 1 / facts), RESAMPLES).astype(float)
+    total, count = np.zeros((RESAMPLES, len(filled))), np.zeros((RESAMPLES, len(filled)))
+    for i in range(seeds):
+        total += by_seed[:, i, None] * (by_fact @ filled[:, i].T)
+        count += by_seed[:, i, None] * (by_fact @ read[:, i].T)
+    means = _ratio(total, count)
+    return _percentile(means, LEVEL[0]), _percentile(means, LEVEL[1])
+
+
+def _ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+
+
+def _percentile(means: np.ndarray, level: float) -> np.ndarray:
+    found = np.full(means.shape[1], np.nan)
+    known = np.isfinite(means).any(axis=0)
+    found[known] = np.nanpercentile(means[:, known], level, axis=0)
+    return found

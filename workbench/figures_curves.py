@@ -1,0 +1,169 @@
+"""Curves: a reading by layer, by relearning step, or as one mean a role, with bands over facts and seeds.
+
+Read it as: two curves differ where their bands part; a gap in a curve is a reading that was not taken.
+Does not show: that the model uses what a layer holds; confirm with an edit at that layer.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import plotly.graph_objects as go
+
+from workbench.errors import BadInput
+from workbench.figures_bands import Band, band_of
+from workbench.figures_style import INK, Look, describes, finish, look_of, number, plain
+from workbench.trace import Trace
+
+
+def layer_curve(trace: Trace) -> go.Figure:
+    """One model's reading by layer."""
+    return compare_layers({str(trace.notes.get("role", trace.name)): trace}, trace.name, trace.units, None)
+
+
+def compare_layers(traces: Mapping[str, Trace], title: str, units: str, chance: float | None) -> go.Figure:
+    """A reading by layer, all roles in one picture.
+
+    Args:
+        traces: role (`base`, `checkpoint`, `reference`, `never taught`) -> trace with axes layer and, where there
+            are some, seed and fact.
+        title: what was read.
+        units: unit of the numbers.
+        chance: what knowing nothing reads, drawn as a line; None when unknown.
+    """
+    _require(traces, "layer")
+    figure = go.Figure()
+    bands = {role: band_of(trace, "layer") for role, trace in traces.items()}
+    for position, (role, band) in enumerate(bands.items()):
+        _curve(figure, role, band, list(band.labels), look_of(role, position), ("layer", units))
+    if chance is not None:
+        figure.add_hline(y=chance, line={"color": INK, "width": 1, "dash": "longdashdot"})
+        figure.add_annotation(x=1, xref="paper", y=chance, text=f"chance {number(chance)}", showarrow=False,
+                              xanchor="right", yanchor="bottom", font={"size": 11})
+    order = list(dict.fromkeys(label for band in bands.values() for label in band.labels))
+    figure.update_xaxes(title_text="layer", type="category", categoryorder="array", categoryarray=order)
+    figure.update_yaxes(title_text=plain(units))
+    peaks = "; ".join(_peak(role, band) for role, band in bands.items())
+    floor = "" if chance is None else f"; chance is {number(chance)}"
+    return finish(figure, title, f"{title} by layer ({units}), mean and 95% band: {peaks}{floor}.")
+
+
+def relearn_curves(traces: Mapping[str, Trace], title: str = "Relearning") -> go.Figure:
+    """The forget score against relearning steps, all roles in one picture.
+
+    Args:
+        traces: role -> trace with axes step and, where there are some, seed and fact.
+        title: what is relearned and read.
+    """
+    _require(traces, "step")
+    figure = go.Figure()
+    bands = {role: band_of(trace, "step") for role, trace in traces.items()}
+    units = next(iter(traces.values())).units
+    steps = {role: _numbers(band.labels) for role, band in bands.items()}
+    to_scale = all(found is not None for found in steps.values())
+    for position, (role, band) in enumerate(bands.items()):
+        x = steps[role] if to_scale else None
+        _curve(figure, role, band, list(band.labels) if x is None else x, look_of(role, position), ("step", units))
+    figure.update_xaxes(title_text="relearning steps", type="linear" if to_scale else "category")
+    figure.update_yaxes(title_text=plain(units))
+    ways = "; ".join(_way(role, band) for role, band in bands.items())
+    return finish(figure, title, f"{title}: {units} against relearning steps, mean and 95% band: {ways}.")
+
+
+def compare_means(readings: Mapping[str, Mapping[str, Trace]], title: str, units: str) -> go.Figure:
+    """One mean a reading and role, as dots with intervals.
+
+    Args:
+        readings: reading -> role -> trace with the axes fact and seed only.
+        title: what the readings have in common.
+        units: unit of the numbers.
+    """
+    figure = go.Figure()
+    roles = list(dict.fromkeys(role for by_role in readings.values() for role in by_role))
+    said = []
+    for position, role in enumerate(roles):
+        bands = {name: band_of(by_role[role]) for name, by_role in readings.items() if role in by_role}
+        _dots(figure, role, bands, look_of(role, position), units)
+        said.append(f"{role} " + ", ".join(f"{number(float(b.mean[0]))} ({name})" for name, b in bands.items()))
+    names = [plain(name, 60) for name in readings]
+    figure.update_yaxes(type="category", categoryorder="array", categoryarray=names[::-1],
+                        range=[-0.7, len(names) - 0.3])
+    figure.update_xaxes(title_text=plain(units))
+    figure.update_layout(scattermode="group", scattergap=0.55)
+    alt = f"{title} ({units}), mean and 95% interval: {'; '.join(said)}."
+    return finish(figure, title, alt, 150 + 30 * len(names) + 12 * len(names) * len(roles))
+
+
+def _dots(figure: go.Figure, role: str, bands: Mapping[str, Band], look: Look, units: str) -> None:
+    mean, low, high = (np.array([getattr(b, end)[0] for b in bands.values()]) for end in ("mean", "low", "high"))
+    facts = [b.facts for b in bands.values()]
+    figure.add_scatter(
+        x=mean, y=[plain(name, 60) for name in bands], name=role, mode="markers", orientation="h",
+        marker={"color": look.color, "symbol": look.marker, "size": 10},
+        error_x={"type": "data", "symmetric": False, "array": high - mean, "arrayminus": mean - low, "thickness": 1.6,
+                 "width": 4},
+        customdata=list(zip(low, high, facts, strict=True)), meta=describes("", role, units, "reading",
+                                                                            ["low", "high", "facts"]),
+        hovertemplate="%{y}<br>%{x:.3g} [%{customdata[0]:.3g}, %{customdata[1]:.3g}], "
+                      "%{customdata[2]} facts<extra>" + plain(role) + "</extra>")
+
+
+def _require(traces: Mapping[str, Trace], axis: str) -> None:
+    if not traces:
+        raise BadInput(f"There is no trace to draw by {axis}: give at least one role")
+    for trace in traces.values():
+        trace.axis(axis)
+
+
+def _curve(figure: go.Figure, role: str, band: Band, x: list[str] | list[float], look: Look,
+           columns: tuple[str, str]) -> None:
+    """A line with markers over its band."""
+    outline_x, outline_y = _outline(x, band)
+    if outline_x:
+        figure.add_scatter(x=outline_x, y=outline_y, fill="toself", fillcolor=_faint(look.color), mode="lines",
+                           line={"width": 0}, hoverinfo="skip", showlegend=False, legendgroup=role)
+    figure.add_scatter(
+        x=x, y=band.mean, name=f"{plain(role)} ({band.of_what})", legendgroup=role, mode="lines+markers",
+        connectgaps=False, line={"color": look.color, "dash": look.dash, "width": 2},
+        marker={"color": look.color, "symbol": look.marker, "size": 7},
+        customdata=np.stack([band.low, band.high], axis=1), meta=describes("", role, *columns, ["low", "high"]),
+        hovertemplate=columns[0] + " %{x}: %{y:.3g} [%{customdata[0]:.3g}, %{customdata[1]:.3g}]<extra>"
+                      + plain(role) + "</extra>")
+
+
+def _outline(x: list[str] | list[float], band: Band) -> tuple[list[str | float | None], list[float | None]]:
+    """The band as closed polygons, one for every run of layers without a gap."""
+    known = np.isfinite(band.low) & np.isfinite(band.high)
+    along: list[str | float | None] = []
+    up: list[float | None] = []
+    for run in np.split(np.arange(len(known)), np.flatnonzero(np.diff(known.astype(int))) + 1):
+        if not len(run) or not known[run[0]]:
+            continue
+        there, back = run.tolist(), run[::-1].tolist()
+        along += [x[i] for i in there + back] + [None]
+        up += [float(band.high[i]) for i in there] + [float(band.low[i]) for i in back] + [None]
+    return along[:-1], up[:-1]
+
+
+def _faint(color: str) -> str:
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.15)"
+
+
+def _peak(role: str, band: Band) -> str:
+    if not np.isfinite(band.mean).any():
+        return f"{role} not measured"
+    best = int(np.nanargmax(band.mean))
+    span = "" if not np.isfinite(band.low[best]) else f" [{number(float(band.low[best]))}, {number(float(band.high[best]))}]"
+    return f"{role} highest {number(float(band.mean[best]))}{span} at layer {band.labels[best]} ({band.of_what})"
+
+
+def _way(role: str, band: Band) -> str:
+    return (f"{role} goes from {number(float(band.mean[0]))} at step {band.labels[0]} to "
+            f"{number(float(band.mean[-1]))} at step {band.labels[-1]} ({band.of_what})")
+
+
+def _numbers(labels: tuple[str, ...]) -> list[float] | None:
+    try:
+        return [float(label) for label in labels]
+    except ValueError:
+        return None

@@ -1,0 +1,260 @@
+"""Heat maps over layers: causal traces (layer by token role), experts and heads (layer by number), and comparisons.
+
+Read it as: blue is up, red is down, on one symmetric scale for all panels of a picture. In the difference, grey with
+`≈` is inside the noise floor (less than two standard errors over facts); a small cross is a cell nothing was read at.
+Does not show: single facts (it draws means), nor where knowledge lives until an edit there has moved the answer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from workbench.errors import BadInput
+from workbench.figures_style import MUTED, NOISE, color_scale, describes, diverging_scale, finish, number, plain
+from workbench.sites import Site
+from workbench.trace import ITEM_AXES, Trace
+
+NOISE_FLOOR = 2.0
+"""Standard errors a difference must reach to be drawn in colour."""
+
+NUMBERED_PARTS = ("expert", "head")
+"""Parts with few enough members to be columns of a map."""
+
+MARKED_CELLS = 600
+"""Panels with more cells get no `≈` in each grey one; it would only be dirt."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One panel: rows by columns, with the facts still apart."""
+
+    part: str
+    """Site part, or what the panel shows."""
+    rows: tuple[str, ...]
+    """Labels upwards, usually layers."""
+    columns: tuple[str, ...]
+    """Labels to the right."""
+    across: str
+    """What the columns are."""
+    values: np.ndarray
+    """(row, column, fact); NaN where nothing was read."""
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean over the facts that were read; NaN where none was."""
+        read = np.isfinite(self.values)
+        count = read.sum(axis=-1)
+        total = np.where(read, self.values, 0.0).sum(axis=-1)
+        return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+
+
+def is_map(trace: Trace) -> bool:
+    """Whether a trace can be drawn as layers by something."""
+    rest = [axis for axis in trace.axes if axis not in ITEM_AXES]
+    if "site" not in rest:
+        return len(rest) == 2
+    if len(rest) == 2:
+        return True
+    sites = [Site.parse(label) for label in trace.labels["site"]]
+    return len(rest) == 1 and all(s.part in NUMBERED_PARTS and s.index is not None for s in sites)
+
+
+def grids_of(trace: Trace) -> tuple[Grid, ...]:
+    """A trace as panels, one a site part.
+
+    Raises:
+        BadInput: when it has no two axes to span a map.
+    """
+    if not is_map(trace):
+        raise BadInput(f"Trace {trace.name!r} with axes {trace.axes} is no map: it needs `site` with a second axis, "
+                       "sites that are experts or heads, or two axes beside facts and seeds")
+    if "seed" in trace.axes:
+        trace = trace.mean("seed")
+    rest = [axis for axis in trace.axes if axis not in ITEM_AXES]
+    order = [trace.axis(axis) for axis in (*rest, "fact") if axis in trace.axes]
+    values = np.transpose(trace.values, order).astype(float)
+    values = values if "fact" in trace.axes else values[..., None]
+    if "site" not in rest:
+        return (Grid("", trace.labels[rest[0]], trace.labels[rest[1]], rest[1], values),)
+    if rest[0] != "site":
+        values, rest = np.swapaxes(values, 0, 1), rest[::-1]
+    sites = [Site.parse(label) for label in trace.labels["site"]]
+    parts = list(dict.fromkeys(site.part for site in sites))
+    if len(rest) == 1:
+        return tuple(_numbered(part, sites, values) for part in parts)
+    return tuple(_by_layer(part, sites, values, trace.labels[rest[1]], rest[1]) for part in parts)
+
+
+def _rows(part: str, sites: Sequence[Site]) -> list[int | None]:
+    found = {site.layer for site in sites if site.part == part}
+    return sorted(found, key=lambda layer: -1 if layer is None else layer)
+
+
+def _by_layer(part: str, sites: Sequence[Site], values: np.ndarray, columns: tuple[str, ...], across: str) -> Grid:
+    rows = _rows(part, sites)
+    grid = np.full((len(rows), *values.shape[1:]), np.nan)
+    for i, site in enumerate(sites):
+        if site.part == part:
+            grid[rows.index(site.layer)] = values[i]
+    return Grid(part, _names(rows), columns, across, grid)
+
+
+def _numbered(part: str, sites: Sequence[Site], values: np.ndarray) -> Grid:
+    rows = _rows(part, sites)
+    columns = sorted({site.index for site in sites if site.part == part and site.index is not None})
+    grid = np.full((len(rows), len(columns), values.shape[-1]), np.nan)
+    for i, site in enumerate(sites):
+        if site.part == part and site.index is not None:
+            grid[rows.index(site.layer), columns.index(site.index)] = values[i]
+    return Grid(part, _names(rows), tuple(str(column) for column in columns), part, grid)
+
+
+def _names(rows: Sequence[int | None]) -> tuple[str, ...]:
+    return tuple("embed" if layer is None else str(layer) for layer in rows)
+
+
+def map_figure(trace: Trace) -> go.Figure:
+    """One model's map: a panel a site part, layers upwards."""
+    grids = grids_of(trace)
+    figure = make_subplots(1, len(grids), subplot_titles=[plain(grid.part) for grid in grids], shared_yaxes=True,
+                           horizontal_spacing=0.03)
+    for column, grid in enumerate(grids, start=1):
+        _panel(figure, grid, grid.part, grid.mean, (1, column))
+    scale = color_scale(np.concatenate([grid.mean.reshape(-1) for grid in grids]))
+    best = max(grids, key=lambda grid: np.nan_to_num(grid.mean, nan=-np.inf).max())
+    alt = f"{trace.name} ({trace.units}), mean over {_facts(grids[0])}: {_peak(best)}."
+    return _finish(figure, grids, scale, (trace.name, trace.units, alt))
+
+
+def compare_maps(before: Trace, after: Trace, reference: Trace | None = None) -> go.Figure:
+    """The same map of two or three models, and the difference after minus before, on one scale.
+
+    Args:
+        before: the base model.
+        after: the audited checkpoint.
+        reference: the model retrained without the concept, if there is one.
+
+    Raises:
+        BadInput: when the traces do not have the same sites and columns.
+    """
+    sides = {"before": grids_of(before), "after": grids_of(after)}
+    if reference is not None:
+        sides["reference"] = grids_of(reference)
+    _require_alike(before.name, list(sides.values()))
+    names = ["before", "after", "after − before", *(["reference"] if reference is not None else [])]
+    parts = [grid.part for grid in sides["before"]]
+    figure = make_subplots(len(parts), len(names), shared_xaxes=True, shared_yaxes=True, horizontal_spacing=0.025,
+                           vertical_spacing=0.1 / len(parts),
+                           subplot_titles=[f"{part} · {name}" if part else name for part in parts for name in names])
+    paired = before.labels.get("fact") == after.labels.get("fact")
+    greyed = total = 0
+    for row in range(len(parts)):
+        for name, grids in sides.items():
+            column = names.index(name) + 1
+            _panel(figure, grids[row], f"{grids[row].part} {name}".strip(), grids[row].mean, (row + 1, column))
+        noise = _difference(figure, (sides["before"][row], sides["after"][row]), paired, (row + 1, 3))
+        greyed, total = greyed + int(noise.sum()), total + noise.size
+    drawn = np.concatenate([panel.reshape(-1) for panel in _panels(sides)])
+    tops = "; ".join(f"{name}: {_peak(max(grids, key=_top))}" for name, grids in sides.items())
+    alt = (f"{before.name} ({before.units}), mean over {_facts(sides['after'][0])}. {tops}. In the difference "
+           f"{greyed} of {total} cells lie inside the noise floor and are grey.")
+    return _finish(figure, sides["before"], diverging_scale(drawn), (before.name, before.units, alt))
+
+
+def difference_of(before: Grid, after: Grid, paired: bool) -> tuple[np.ndarray, np.ndarray]:
+    """After minus before with its standard error over facts; NaN where it cannot be told."""
+    if paired:
+        change = Grid(after.part, after.rows, after.columns, after.across, after.values - before.values)
+        return change.mean, _standard_error(change)
+    return after.mean - before.mean, np.hypot(_standard_error(before), _standard_error(after))
+
+
+def _standard_error(grid: Grid) -> np.ndarray:
+    count = np.isfinite(grid.values).sum(axis=-1)
+    spread = np.where(np.isfinite(grid.values), grid.values - grid.mean[..., None], 0.0)
+    variance = np.divide((spread**2).sum(axis=-1), count - 1, out=np.full(count.shape, np.nan), where=count > 1)
+    return np.sqrt(variance / np.maximum(count, 1))
+
+
+def _difference(figure: go.Figure, pair: tuple[Grid, Grid], paired: bool, place: tuple[int, int]) -> np.ndarray:
+    """Draw the difference panel; returns which cells are inside the noise floor."""
+    before, after = pair
+    change, error = difference_of(before, after, paired)
+    # One fact gives no standard error, so nothing can be told from noise: such cells are grey too.
+    noise = np.isfinite(change) & ~(np.abs(change) >= NOISE_FLOOR * error)
+    _panel(figure, after, f"{after.part} after − before".strip(), change, place, (error, noise))
+    row, column = place
+    figure.add_heatmap(z=np.where(noise, 1.0, np.nan), x=_labels(after.columns), y=_labels(after.rows),
+                       colorscale=[[0, NOISE], [1, NOISE]], showscale=False, hoverinfo="skip", xgap=1, ygap=1,
+                       texttemplate="≈" if noise.size <= MARKED_CELLS else "", textfont={"color": MUTED, "size": 10},
+                       row=row, col=column)
+    return noise
+
+
+def _panel(figure: go.Figure, grid: Grid, series: str, values: np.ndarray, place: tuple[int, int],
+           noise: tuple[np.ndarray, np.ndarray] | None = None) -> None:
+    """A heat map; with `noise` (standard errors, which cells are noise) noisy cells stay uncoloured."""
+    extra = ["value"] if noise is None else ["value", "standard error", "inside noise"]
+    data = np.stack([values.astype(object), *(array.astype(object) for array in noise or ())], axis=-1)
+    shown = values if noise is None else np.where(noise[1], np.nan, values)
+    hover = "layer %{y}, %{x}: %{customdata[0]:.3g}" + ("" if noise is None else " ± %{customdata[1]:.2g}")
+    row, column = place
+    figure.add_heatmap(z=shown, x=_labels(grid.columns), y=_labels(grid.rows), coloraxis="coloraxis", xgap=1, ygap=1,
+                       customdata=data, meta=describes(series, "", grid.across, "layer", extra), hoverongaps=True,
+                       hovertemplate=f"{hover}<extra></extra>", row=row, col=column)
+    unread = np.argwhere(~np.isfinite(values))
+    if len(unread):
+        figure.add_scatter(x=[_labels(grid.columns)[j] for _, j in unread], y=[_labels(grid.rows)[i] for i, _ in unread],
+                           mode="markers", marker={"symbol": "x-thin", "size": 6, "line": {"width": 1, "color": MUTED}},
+                           hovertemplate="layer %{y}, %{x}: not measured<extra></extra>", showlegend=False,
+                           row=row, col=column)
+
+
+def _finish(figure: go.Figure, grids: Sequence[Grid], scale: dict[str, object], words: tuple[str, str, str]) -> go.Figure:
+    name, units, alt = words
+    figure.update_xaxes(type="category", showgrid=False)
+    figure.update_yaxes(type="category", showgrid=False)
+    figure.update_yaxes(title_text="layer", col=1)
+    rows = len(figure._grid_ref)
+    tall = sum(max(150, min(420, 60 + 20 * len(grid.rows))) for grid in grids[:rows])
+    finish(figure, name, alt, 110 + tall + 60)
+    bar = {"title": {"text": plain(units, 40), "side": "right"}, "thickness": 12, "len": 1}
+    figure.update_layout(coloraxis={**scale, "colorbar": bar}, margin={"t": 74})
+    figure.update_annotations(font={"size": 12})
+    return figure
+
+
+def _require_alike(name: str, sides: Sequence[tuple[Grid, ...]]) -> None:
+    shapes = [[(grid.part, grid.rows, grid.columns) for grid in grids] for grids in sides]
+    if any(shape != shapes[0] for shape in shapes):
+        raise BadInput(f"The {name!r} traces to compare were read at different sites; read all models with the same "
+                       "options")
+
+
+def _labels(labels: Sequence[str]) -> list[str]:
+    return [plain(label, 40) for label in labels]
+
+
+def _panels(sides: dict[str, tuple[Grid, ...]]) -> list[np.ndarray]:
+    found = [grid.mean for grids in sides.values() for grid in grids]
+    return found + [a.mean - b.mean for b, a in zip(sides["before"], sides["after"], strict=True)]
+
+
+def _top(grid: Grid) -> float:
+    return float(np.nan_to_num(grid.mean, nan=-np.inf).max())
+
+
+def _facts(grid: Grid) -> str:
+    count = grid.values.shape[-1]
+    return f"{count} fact{'s' if count != 1 else ''}"
+
+
+def _peak(grid: Grid) -> str:
+    if not np.isfinite(grid.mean).any():
+        return "nothing was read"
+    row, column = np.unravel_index(int(np.nanargmax(grid.mean)), grid.mean.shape)
+    return (f"highest {number(float(grid.mean[row, column]))} at layer {grid.rows[row]}, "
+            f"{grid.across} {grid.columns[column]}" + (f" of {grid.part}" if grid.part != grid.across else ""))

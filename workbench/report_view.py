@@ -1,0 +1,194 @@
+"""A report arranged for reading: the values the HTML and Markdown templates print, in their order.
+
+Read it as: nothing here is computed from models; it sorts evidence by axis, formats numbers, and draws pictures.
+Does not show: single facts. Data tables are cut at `TABLE_ROWS` and say so.
+"""
+
+import itertools
+import json
+import math
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from markupsafe import Markup
+
+from workbench.evidence import LEVELS, AuditReport, Estimate, Evidence
+from workbench.figures import alt_text, forest, ladder, table_of
+from workbench.figures_style import STATUS_LOOKS, number, status_words
+from workbench.figures_verdict import AXES, rungs
+from workbench.report_pictures import Key, Picture, RoleTraces, pictures
+from workbench.report_words import (
+    AXIS_WORDS,
+    GLOSSARY,
+    LIMITATIONS,
+    NATURE,
+    NO_REFERENCE,
+    NOT_TRIED,
+    STATISTICS,
+)
+
+TABLE_ROWS = 300
+ATTACK_AXES = ("robustness", "recoverability", "privacy")
+
+
+def view_of(report: AuditReport, traces: RoleTraces | None = None) -> dict[str, Any]:
+    """Everything the templates of a whole report print."""
+    drawn = pictures(report, traces or {})
+    counter = itertools.count(1)
+    return head_of(report) | {
+        "ladder": _shown(Picture("Ladder of levels", ladder(report)), counter),
+        "forest": _shown(Picture("Differences to control", forest(report)), counter),
+        "axes": [_axis(axis, report, drawn.get(axis, []), counter) for axis in _axes(report, drawn)],
+        "tried": [_attack(e, report) for e in report.evidence if e.axis in ATTACK_AXES and e.value is not None],
+        "untried": [e for e in report.evidence if e.axis in ATTACK_AXES and e.value is None],
+        "budgets": _budgets(report, traces or {}), "not_tried": NOT_TRIED, "statistics": STATISTICS,
+        "limitations": LIMITATIONS, "notes": [e for e in report.evidence if e.note], "glossary": GLOSSARY,
+        "options": list(_flat(report.options)), "environment": list(_flat(report.environment)),
+        "command": _command(report),
+    }
+
+
+def head_of(report: AuditReport) -> dict[str, Any]:
+    """The verdict and what belongs to it, without any picture."""
+    level = report.level
+    return {
+        "report": report, "level_name": LEVELS[level][0], "needs": LEVELS[level][2],
+        "next_rung": LEVELS[level + 1] if level + 1 < len(LEVELS) else None,
+        "has_reference": "reference" in report.roles, "nature": NATURE, "no_reference": NO_REFERENCE,
+        "rungs": rungs(report), "tally": _tally(report),
+    }
+
+
+def _axes(report: AuditReport, drawn: Mapping[str, list[Picture]]) -> list[str]:
+    """Axes with claims or pictures, utility last."""
+    present = {e.axis for e in report.evidence} | set(drawn)
+    return [a for a in AXES if a in present and a != "utility"] + sorted(present - set(AXES)) + [
+        a for a in ("utility",) if a in present]
+
+
+def _axis(axis: str, report: AuditReport, drawn: list[Picture], counter: Iterator[int]) -> dict[str, Any]:
+    title, asks = AXIS_WORDS.get(axis, (axis, ""))
+    return {"name": axis, "title": title, "asks": asks,
+            "claims": [_claim(e) for e in report.evidence if e.axis == axis],
+            "pictures": [_shown(picture, counter) for picture in drawn]}
+
+
+def _claim(evidence: Evidence) -> dict[str, Any]:
+    """One row of the claims table."""
+    e = evidence
+    sample = e.difference or e.value
+    return {
+        "claim": e.claim, "question": e.question, "metric": e.metric, "where": e.where, "note": e.note,
+        "why_missing": e.why_missing, "value": _estimate(e.value), "before": _estimate(e.before),
+        "reference": _estimate(e.reference), "floor": _estimate(e.floor), "difference": _estimate(e.difference),
+        "compared_with": e.compared_with, "margin": "—" if e.margin is None else f"±{number(e.margin)}",
+        "sample": "—" if sample is None else f"{sample.n} / {sample.clusters}",
+        "detectable": "—" if e.detectable is None else number(e.detectable),
+        "p_equivalence": "" if e.p_equivalence is None else number(e.p_equivalence),
+        "status": status_words(e), "status_class": e.status.lower(), "rung": "" if e.rung is None else LEVELS[e.rung][0],
+    }
+
+
+def _estimate(estimate: Estimate | None) -> dict[str, str] | None:
+    if estimate is None:
+        return None
+    return {"mean": number(estimate.mean), "interval": f"[{number(estimate.low)}, {number(estimate.high)}]"}
+
+
+def _shown(picture: Picture, counter: Iterator[int]) -> dict[str, Any]:
+    """A picture with its sentence, its JSON for the browser and its data table."""
+    shown = {"id": f"picture-{next(counter)}", "title": picture.title, "why": picture.why, "drawn": False}
+    if picture.figure is None:
+        return shown
+    table = table_of(picture.figure)
+    return shown | {"drawn": True, "alt": alt_text(picture.figure), "json": _script_safe(picture.figure),
+                    "height": int(picture.figure.layout.height or 380), "columns": [str(c) for c in table.columns],
+                    "rows": _rows(table), "total": len(table), "shown": min(len(table), TABLE_ROWS)}
+
+
+def _rows(table: pd.DataFrame) -> list[list[str]]:
+    return [[_text(value) for value in row] for row in table.head(TABLE_ROWS).itertuples(index=False)]
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "not measured"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:.6g}" if math.isfinite(value) else "not measured"
+
+
+def _script_safe(figure: go.Figure) -> Markup:
+    """Figure JSON that cannot end the script element it stands in."""
+    text = str(figure.to_json()).replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+    return Markup(text)  # noqa: S704  (cannot hold a tag any more)
+
+
+def _attack(evidence: Evidence, report: AuditReport) -> dict[str, str]:
+    """What was tried, and how it came out."""
+    budget = evidence.where or "see the options below"
+    return {"question": evidence.question, "metric": evidence.metric, "budget": budget,
+            "status": status_words(evidence), "status_class": evidence.status.lower()}
+
+
+def _budgets(report: AuditReport, traces: RoleTraces) -> list[tuple[str, str]]:
+    """Attack -> what its readings remember of how it was made, else the options of that name."""
+    found: dict[str, str] = {}
+    for by_key in traces.values():
+        for text, trace in by_key.items():
+            attack = Key.parse(text).attack
+            made = trace.notes.get("attack") if attack else None
+            if made:
+                found[attack] = made if isinstance(made, str) else json.dumps(made, ensure_ascii=False, default=str)
+            elif attack:
+                found.setdefault(attack, _option_named(report.options, attack) or "its options are not recorded")
+    return sorted(found.items())
+
+
+def _option_named(options: Mapping[str, Any], name: str) -> str | None:
+    """The options of one attack, wherever they are nested."""
+    for key, value in options.items():
+        if key == name or (isinstance(value, Mapping) and value.get("name") == name):
+            return json.dumps(value, ensure_ascii=False, default=str)
+        if isinstance(value, Mapping) and (inside := _option_named(value, name)):
+            return inside
+    return None
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested options as dotted names."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", "not recorded" if value is None else _option(value)
+
+
+def _option(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _command(report: AuditReport) -> str:
+    """The command as it was given, else one built from the roles."""
+    given = report.environment.get("argv")
+    if isinstance(given, list) and given:
+        return shlex.join(["workbench", *map(str, given)])
+    words = ["workbench", "audit", report.roles["checkpoint"].path or "CHECKPOINT"] if "checkpoint" in report.roles else [
+        "workbench", "audit", "CHECKPOINT"]
+    for role in ("base", "reference"):
+        if role in report.roles:
+            words += [f"--{role}", report.roles[role].path or role.upper()]
+    return shlex.join([*words, "--concept", report.concept])
+
+
+def _tally(report: AuditReport) -> list[tuple[str, str, int]]:
+    """Status class, words and count, for every status that occurs."""
+    found = []
+    for status, look in STATUS_LOOKS.items():
+        count = sum(e.status == status for e in report.evidence)
+        if count:
+            found.append((status.lower(), f"{look.symbol} {look.word}", count))
+    return found
