@@ -52,7 +52,8 @@ def trace_card(trace: Trace) -> str:
     unread = int((~np.isfinite(trace.values)).sum())
     return render("trace_card.html", {
         "name": trace.name, "units": trace.units, "axis": axis, "rows": rows, "unread": unread,
-        "sizes": " × ".join(f"{name} ({len(trace.labels[name])})" for name in trace.axes), "notes": _brief(trace.notes)})
+        "sizes": " × ".join(f"{name} ({len(trace.labels[name])})" for name in trace.axes),
+        "notes": _brief(trace.notes)})
 
 
 def edit_card(edit: EditLike) -> str:

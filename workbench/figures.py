@@ -12,26 +12,28 @@ Does not show: anything a trace does not hold; nothing is computed here but mean
 import plotly.graph_objects as go
 
 from workbench.cards import edit_card, trace_card
-from workbench.figures_bars import compare_ranked, ranked_bars
+from workbench.figures_bars import compare_ranked, measure_bars, ranked_bars
 from workbench.figures_curves import compare_layers, compare_means, layer_curve, relearn_curves
 from workbench.figures_maps import compare_maps, is_map, map_figure
-from workbench.figures_style import alt_text, table_of
+from workbench.figures_style import ITEMS, alt_text, table_of
 from workbench.figures_verdict import forest, ladder
-from workbench.trace import ITEM_AXES, Trace
+from workbench.trace import Trace
 
 __all__ = ["alt_text", "compare_layers", "compare_maps", "compare_means", "compare_ranked", "edit_card", "figure_of",
            "forest", "kind_of", "ladder", "ranked_bars", "relearn_curves", "table_of", "trace_card"]
 
 
 def kind_of(trace: Trace) -> str:
-    """Which kind of picture fits a trace: `layers`, `relearning`, `map`, `means` or `ranked`."""
-    rest = [axis for axis in trace.axes if axis not in ITEM_AXES]
+    """Which kind of picture fits a trace: `layers`, `relearning`, `map`, `means`, `measures` or `ranked`."""
+    rest = [axis for axis in trace.axes if axis not in ITEMS]
     if rest == ["layer"]:
         return "layers"
     if rest == ["step"]:
         return "relearning"
     if is_map(trace):
         return "map"
+    if "measure" in rest:
+        return "measures"
     return "ranked" if rest else "means"
 
 
@@ -42,4 +44,6 @@ def figure_of(trace: Trace) -> go.Figure:
         return layer_curve(trace)
     if kind == "relearning":
         return relearn_curves({str(trace.notes.get("role", trace.name)): trace}, trace.name)
+    if kind == "measures":
+        return measure_bars(trace)
     return map_figure(trace) if kind == "map" else ranked_bars(trace)

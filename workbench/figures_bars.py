@@ -9,17 +9,18 @@ from collections.abc import Mapping
 
 import numpy as np
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from workbench.errors import BadInput
-from workbench.figures_style import describes, finish, look_of, number, plain
-from workbench.trace import ITEM_AXES, Trace
+from workbench.figures_style import ITEMS, describes, finish, look_of, number, plain
+from workbench.trace import Trace
 
 TOP = 20
 
 
 def bar_axis(trace: Trace) -> str:
-    """The axis bars are drawn over: `site` if there is one, else the first that is not facts or seeds, else the first."""
-    rest = [axis for axis in trace.axes if axis not in ITEM_AXES]
+    """The axis bars are drawn over: `site` if there is one, else the first that is no item axis, else the first."""
+    rest = [axis for axis in trace.axes if axis not in ITEMS]
     return "site" if "site" in rest else (rest or list(trace.axes))[0]
 
 
@@ -54,6 +55,28 @@ def compare_ranked(traces: Mapping[str, Trace], k: int = TOP) -> go.Figure:
         said.append(f"{role} {number(float(values[0])) if len(values) else 'not measured'}")
     top = f"at {chosen[0]}, the highest of {next(iter(traces))}: {', '.join(said)}" if chosen else "nothing was read"
     return _ranked(figure, first, axis, (order, top))
+
+
+def measure_bars(trace: Trace, k: int = TOP) -> go.Figure:
+    """Several measures of the same entries, a panel a measure, because their units differ; entries in stored order."""
+    measures = trace.labels["measure"]
+    axis = bar_axis(trace)
+    names = [plain(label, 60) for label in trace.labels[axis][:k]]
+    figure = make_subplots(1, len(measures), shared_yaxes=True, subplot_titles=[plain(m) for m in measures],
+                           horizontal_spacing=0.03)
+    means = []
+    for column, measure in enumerate(measures, start=1):
+        scores = trace.pick("measure", measure).scores(axis)
+        known = scores[np.isfinite(scores)]
+        means.append(f"{measure} {number(float(known.mean()) if len(known) else None)}")
+        figure.add_bar(x=scores[:k], y=names, orientation="h", marker={"color": "#0072B2"}, showlegend=False,
+                       meta=describes("", measure, "value", axis), hovertemplate="%{y}: %{x:.3g}<extra></extra>",
+                       row=1, col=column)
+    figure.update_yaxes(type="category", categoryorder="array", categoryarray=names[::-1])
+    total = len(trace.labels[axis])
+    alt = f"{trace.name}, means over {total} entries: {', '.join(means)}."
+    finish(figure, f"{trace.name} (first {len(names)} of {total})", alt, 130 + 20 * max(len(names), 3))
+    return figure.update_layout(margin={"t": 74})
 
 
 def _best(scores: np.ndarray, k: int) -> list[int]:

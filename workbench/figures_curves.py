@@ -73,7 +73,7 @@ def compare_means(readings: Mapping[str, Mapping[str, Trace]], title: str, units
     """One mean a reading and role, as dots with intervals.
 
     Args:
-        readings: reading -> role -> trace with the axes fact and seed only.
+        readings: reading -> role -> trace with the axes fact, text and seed only.
         title: what the readings have in common.
         units: unit of the numbers.
     """
@@ -95,16 +95,16 @@ def compare_means(readings: Mapping[str, Mapping[str, Trace]], title: str, units
 
 def _dots(figure: go.Figure, role: str, bands: Mapping[str, Band], look: Look, units: str) -> None:
     mean, low, high = (np.array([getattr(b, end)[0] for b in bands.values()]) for end in ("mean", "low", "high"))
-    facts = [b.facts for b in bands.values()]
+    items = [b.items for b in bands.values()]
     figure.add_scatter(
         x=mean, y=[plain(name, 60) for name in bands], name=role, mode="markers", orientation="h",
         marker={"color": look.color, "symbol": look.marker, "size": 10},
         error_x={"type": "data", "symmetric": False, "array": high - mean, "arrayminus": mean - low, "thickness": 1.6,
                  "width": 4},
-        customdata=list(zip(low, high, facts, strict=True)), meta=describes("", role, units, "reading",
-                                                                            ["low", "high", "facts"]),
+        customdata=list(zip(low, high, items, strict=True)), meta=describes("", role, units, "reading",
+                                                                            ["low", "high", "items"]),
         hovertemplate="%{y}<br>%{x:.3g} [%{customdata[0]:.3g}, %{customdata[1]:.3g}], "
-                      "%{customdata[2]} facts<extra>" + plain(role) + "</extra>")
+                      "%{customdata[2]} items<extra>" + plain(role) + "</extra>")
 
 
 def _require(traces: Mapping[str, Trace], axis: str) -> None:
@@ -153,7 +153,8 @@ def _peak(role: str, band: Band) -> str:
     if not np.isfinite(band.mean).any():
         return f"{role} not measured"
     best = int(np.nanargmax(band.mean))
-    span = "" if not np.isfinite(band.low[best]) else f" [{number(float(band.low[best]))}, {number(float(band.high[best]))}]"
+    low, high = float(band.low[best]), float(band.high[best])
+    span = f" [{number(low)}, {number(high)}]" if np.isfinite(low) else ""
     return f"{role} highest {number(float(band.mean[best]))}{span} at layer {band.labels[best]} ({band.of_what})"
 
 

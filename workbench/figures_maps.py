@@ -13,15 +13,28 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.errors import BadInput
-from workbench.figures_style import MUTED, NOISE, color_scale, describes, diverging_scale, finish, number, plain
-from workbench.sites import Site
-from workbench.trace import ITEM_AXES, Trace
+from workbench.figures_style import (
+    ITEMS,
+    MUTED,
+    NOISE,
+    color_scale,
+    describes,
+    diverging_scale,
+    finish,
+    number,
+    plain,
+)
+from workbench.sites import Site, parse_sites
+from workbench.trace import Trace
 
 NOISE_FLOOR = 2.0
 """Standard errors a difference must reach to be drawn in colour."""
 
 NUMBERED_PARTS = ("expert", "head")
 """Parts with few enough members to be columns of a map."""
+
+WIDEST = 512
+"""Entries along one side; what is longer is no map."""
 
 MARKED_CELLS = 600
 """Panels with more cells get no `≈` in each grey one; it would only be dirt."""
@@ -52,14 +65,16 @@ class Grid:
 
 
 def is_map(trace: Trace) -> bool:
-    """Whether a trace can be drawn as layers by something."""
-    rest = [axis for axis in trace.axes if axis not in ITEM_AXES]
-    if "site" not in rest:
-        return len(rest) == 2
-    if len(rest) == 2:
-        return True
-    sites = [Site.parse(label) for label in trace.labels["site"]]
-    return len(rest) == 1 and all(s.part in NUMBERED_PARTS and s.index is not None for s in sites)
+    """Whether a trace spans a map that an eye can take in."""
+    rest = _spanning(trace)
+    if len(rest) == 1 and rest == ["site"]:
+        sites = parse_sites(trace.labels["site"])
+        return all(s.part in NUMBERED_PARTS and s.index is not None for s in sites)
+    return len(rest) == 2 and "measure" not in rest and all(len(trace.labels[axis]) <= WIDEST for axis in rest)
+
+
+def _spanning(trace: Trace) -> list[str]:
+    return [axis for axis in trace.axes if axis not in ITEMS]
 
 
 def grids_of(trace: Trace) -> tuple[Grid, ...]:
@@ -73,18 +88,17 @@ def grids_of(trace: Trace) -> tuple[Grid, ...]:
                        "sites that are experts or heads, or two axes beside facts and seeds")
     if "seed" in trace.axes:
         trace = trace.mean("seed")
-    rest = [axis for axis in trace.axes if axis not in ITEM_AXES]
+    rest = _spanning(trace)
+    rest = sorted(rest, key=lambda axis: axis != "site")
     order = [trace.axis(axis) for axis in (*rest, "fact") if axis in trace.axes]
     values = np.transpose(trace.values, order).astype(float)
     values = values if "fact" in trace.axes else values[..., None]
-    if "site" not in rest:
-        return (Grid("", trace.labels[rest[0]], trace.labels[rest[1]], rest[1], values),)
-    if rest[0] != "site":
-        values, rest = np.swapaxes(values, 0, 1), rest[::-1]
-    sites = [Site.parse(label) for label in trace.labels["site"]]
+    sites = parse_sites(trace.labels["site"]) if "site" in rest else ()
     parts = list(dict.fromkeys(site.part for site in sites))
     if len(rest) == 1:
         return tuple(_numbered(part, sites, values) for part in parts)
+    if not sites or any(site.index is not None for site in sites):
+        return (Grid("", trace.labels[rest[0]], trace.labels[rest[1]], rest[1], values),)
     return tuple(_by_layer(part, sites, values, trace.labels[rest[1]], rest[1]) for part in parts)
 
 
@@ -207,13 +221,15 @@ def _panel(figure: go.Figure, grid: Grid, series: str, values: np.ndarray, place
                        hovertemplate=f"{hover}<extra></extra>", row=row, col=column)
     unread = np.argwhere(~np.isfinite(values))
     if len(unread):
-        figure.add_scatter(x=[_labels(grid.columns)[j] for _, j in unread], y=[_labels(grid.rows)[i] for i, _ in unread],
-                           mode="markers", marker={"symbol": "x-thin", "size": 6, "line": {"width": 1, "color": MUTED}},
+        across, up = _labels(grid.columns), _labels(grid.rows)
+        figure.add_scatter(x=[across[j] for _, j in unread], y=[up[i] for i, _ in unread], mode="markers",
+                           marker={"symbol": "x-thin", "size": 6, "line": {"width": 1, "color": MUTED}},
                            hovertemplate="layer %{y}, %{x}: not measured<extra></extra>", showlegend=False,
                            row=row, col=column)
 
 
-def _finish(figure: go.Figure, grids: Sequence[Grid], scale: dict[str, object], words: tuple[str, str, str]) -> go.Figure:
+def _finish(figure: go.Figure, grids: Sequence[Grid], scale: dict[str, object], words: tuple[str, str, str]
+            ) -> go.Figure:
     name, units, alt = words
     figure.update_xaxes(type="category", showgrid=False)
     figure.update_yaxes(type="category", showgrid=False)

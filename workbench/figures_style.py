@@ -16,7 +16,10 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.evidence import Evidence
-from workbench.trace import Trace
+from workbench.trace import ITEM_AXES, Trace
+
+ITEMS = (*ITEM_AXES, "text")
+"""Axes a picture takes the mean over."""
 
 INK, MUTED, RULE, NOISE = "#1f2328", "#59636e", "#d8dee4", "#cdcdcd"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from jaxtyping import Float, Int
@@ -25,6 +25,9 @@ from workbench.errors import BadInput
 from workbench.model_sites import Lens, Tap, lens_of, path_of, taps_of
 from workbench.sites import Site
 from workbench.tokens import Batch, Encoded, encode
+
+if TYPE_CHECKING:
+    from workbench.training import TrainingLog, TrainingOptions
 
 Rewrite = Callable[[Tensor], Tensor]
 """What a site's value becomes: (row, pos, width) in, the same shape out."""
@@ -239,6 +242,29 @@ class HookedModel:
     def decode(self, resid: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any vocab"]:
         """Logits of a residual state through the model's own final norm and unembedding."""
         return self._unembed(self._norm(resid))
+
+    # ---- training and editing (the raw model stays inside `workbench`)
+
+    def parameter(self, name: str) -> nn.Parameter:
+        """A parameter of the Hugging Face model by its name."""
+        return self.hf.get_parameter(name)
+
+    def parameter_names(self) -> list[str]:
+        """Names of all parameters, in the checkpoint's order; tied ones once."""
+        return [name for name, _ in self.hf.named_parameters()]
+
+    def block_matrices(self) -> list[str]:
+        """Names of the weight matrices (and fused expert tensors) inside the blocks."""
+        blocks = tuple(self.tap(Site(layer, "resid_post")).path + "." for layer in range(self.n_layers))
+        return [name for name, p in self.hf.named_parameters() if p.ndim >= 2 and name.startswith(blocks)]
+
+    def train(self, items: Sequence[Any], collate: Callable[[list[Any]], dict[str, Tensor]],
+              loss: Callable[[PreTrainedModel, dict[str, Tensor]], Float[Tensor, ""]], options: "TrainingOptions",
+              **more: Any) -> "TrainingLog":
+        """Train the model in place (`workbench.training.train`). Borrow it with `workbench.edits.kept` or `fit_weights`."""
+        from workbench.training import train  # loads the trainer, which reading does not need
+
+        return train(self.hf, items, collate, loss, options, **more)
 
     # ---- facts
 

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from workbench.errors import BadInput
 from workbench.evidence import SCHEMA_VERSION, AuditReport
 from workbench.report_view import head_of, view_of
-from workbench.store import write_atomically, write_json
+from workbench.store import read_manifest, write_atomically, write_json
 from workbench.templating import render
 from workbench.trace import Trace
 
@@ -44,7 +44,7 @@ def write_report(report: AuditReport, out: Path, traces: Mapping[str, Mapping[st
     Raises:
         BadInput: when the folder cannot be written (read-only, disk full).
     """
-    view = view_of(report, traces)
+    view = view_of(report, traces, _argv(out))
     # Everything is made before anything is written: a report that cannot be rendered leaves the old files alone.
     page, text, table = _html(view), render("report.md", view), _parquet(report)
     return [
@@ -65,7 +65,8 @@ def read_report(folder: Path) -> AuditReport:
     try:
         found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
     except FileNotFoundError:
-        raise BadInput(f"{str(folder)!r} has no {REPORT}; run `workbench audit` with --out {folder} to make one") from None
+        raise BadInput(f"{str(folder)!r} has no {REPORT}; `workbench audit` with --out {folder} makes one"
+                       ) from None
     except (OSError, ValueError) as error:
         raise BadInput(f"{str(path)!r} is damaged: {error}. Run the audit again, or restore the file") from None
     version = found.get("schema_version") if isinstance(found, dict) else None
@@ -88,11 +89,11 @@ def read_traces(folder: Path) -> dict[str, dict[str, Trace]]:
         BadInput: when a file is damaged or lacks its other half. A run without readings gives an empty dict.
     """
     found: dict[str, dict[str, Trace]] = {}
-    for numbers in sorted((folder / "traces").glob("*/*.safetensors")):
-        if not numbers.name.startswith("."):
-            # The key holds dots, so the suffix is cut off by name and the whole file name is handed to `load`.
-            key = numbers.name.removesuffix(".safetensors")
-            found.setdefault(numbers.parent.name, {})[key] = Trace.load(numbers)
+    for words in sorted((folder / "traces").glob("*/*.json")):
+        # The words of a trace are written after its numbers, so a reading without them was interrupted and is not one.
+        if not words.name.startswith("."):
+            key = words.name.removesuffix(".json")
+            found.setdefault(words.parent.name, {})[key] = Trace.load(words.with_name(key))
     return found
 
 
@@ -115,6 +116,15 @@ def _parquet(report: AuditReport) -> bytes:
     buffer = io.BytesIO()
     report.to_frame().convert_dtypes().to_parquet(buffer, index=False)
     return buffer.getvalue()
+
+
+def _argv(out: Path) -> list[str]:
+    """The command line of the run the report is written into; empty when it was called from a notebook or a test."""
+    try:
+        argv = read_manifest(out).get("argv")
+    except BadInput:
+        return []
+    return [str(word) for word in argv] if isinstance(argv, list) and argv[:1] in (["audit"], ["demo"]) else []
 
 
 def _no_constant(name: str) -> NoReturn:

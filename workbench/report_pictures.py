@@ -6,9 +6,11 @@ Read it as: one picture shows all roles; readings that are a single mean a role 
 Does not show: a reading that is absent; where one is expected a card says what is missing and why.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import plotly.graph_objects as go
 
 from workbench.errors import BadInput
@@ -27,19 +29,24 @@ from workbench.trace import Trace
 RoleTraces = Mapping[str, Mapping[str, Trace]]
 """Role -> key -> trace."""
 
+TopIds = Mapping[str, Sequence[int]] | Sequence[Sequence[int]]
+"""Top tokens of value vectors, by site or in the order of the sites."""
+
 ROLES = ("base", "checkpoint", "reference")
 KEPT = ("near", "far", "text")
 """Sets that must stay: whatever is read on them belongs to utility."""
 
 RECOVERY = ("relearn", "quant", "patch", "finetune", "prune", "merge", "steer")
-"""Attacks on the weights begin with one of these; the others are prompts."""
+"""Attacks on the weights or states begin with one of these; the others are prompts."""
+
+ATTACK_INSTRUMENTS = ("relearn", "patch_back")
+"""Instruments that are attacks themselves."""
 
 INSTRUMENT_AXIS = {
-    "accuracy": "outputs", "answer_probability": "outputs", "choice": "outputs", "rouge": "outputs",
+    "accuracy": "outputs", "answer_probability": "outputs", "best_of_n": "robustness", "perplexity": "utility",
     "logit_lens": "decodability", "linear_probes": "decodability", "depth_score": "decodability",
     "causal_trace": "storage", "expert_attribution": "storage", "concept_vectors": "storage",
-    "weight_deltas": "storage", "sae_features": "storage",
-    "membership": "privacy", "privacy": "privacy",
+    "weight_deltas": "storage", "sae_features": "storage", "membership": "privacy",
 }
 """Axis of an instrument on the forget set, without an attack. Any other instrument counts as `outputs`."""
 
@@ -47,9 +54,12 @@ EXPECTED = {
     "outputs": ("accuracy.forget",),
     "decodability": ("logit_lens.forget", "linear_probes.forget"),
     "storage": ("causal_trace.forget",),
-    "recoverability": ("accuracy.forget.relearn",),
+    "recoverability": ("relearn.forget",),
 }
 """Readings every report has a place for."""
+
+NOT_DRAWN = ("states",)
+"""Raw material of other readings, too large to draw."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +89,7 @@ class Key:
     def parse(cls, text: str) -> "Key":
         """Read `instrument.on` or `instrument.on.attack`."""
         instrument, on, attack = (text.split(".", 2) + ["", ""])[:3]
-        return cls(instrument, on, attack)
+        return cls(instrument, on, instrument if instrument in ATTACK_INSTRUMENTS else attack)
 
     @property
     def axis(self) -> str:
@@ -95,8 +105,8 @@ class Key:
     @property
     def words(self) -> str:
         """The key for a person."""
-        under = f", after {self.attack}" if self.attack else ""
-        return f"{self.instrument.replace('_', ' ')} on {self.on or 'all facts'}{under}"
+        under = f", under {self.attack}" if self.attack not in ("", self.instrument) else ""
+        return f"{self.instrument} on {self.on or 'all facts'}{under}".replace("_", " ")
 
 
 def pictures(report: AuditReport, traces: RoleTraces) -> dict[str, list[Picture]]:
@@ -111,7 +121,8 @@ def pictures(report: AuditReport, traces: RoleTraces) -> dict[str, list[Picture]
     for axis, keys in EXPECTED.items():
         for text in keys:
             if text not in by_key:
-                found.setdefault(axis, []).append(Picture(Key.parse(text).words, None, _why(report, axis, bool(by_key))))
+                card = Picture(Key.parse(text).words, None, _why(report, axis, bool(by_key)))
+                found.setdefault(axis, []).append(card)
     return found
 
 
@@ -120,13 +131,59 @@ def _by_key(traces: RoleTraces) -> dict[str, dict[str, Trace]]:
     found: dict[str, dict[str, Trace]] = {}
     for role in [r for r in ROLES if r in traces] + [r for r in traces if r not in ROLES]:
         for text, trace in traces[role].items():
-            if Key.parse(text).on != "never_taught":
+            key = Key.parse(text)
+            if key.on != "never_taught" and key.instrument not in NOT_DRAWN:
                 found.setdefault(text, {})[role] = trace
     for text, trace in traces.get("checkpoint", {}).items():
         twin = text.replace(".never_taught", ".forget", 1)
         if twin != text and twin in found:
             found[twin]["never taught"] = trace
     return dict(sorted(found.items()))
+
+
+def _with_controls(key: Key, by_role: Mapping[str, Trace]) -> dict[str, Trace]:
+    """The readings with the controls that lie inside them taken out as roles of their own."""
+    found = dict(by_role)
+    for role, trace in by_role.items():
+        known = trace.notes.get("n_facts")
+        if key.instrument == "relearn" and isinstance(known, int) and known < len(trace.labels["fact"]):
+            found[role] = _facts(trace, slice(0, known))
+            if role == "checkpoint":
+                found["never taught"] = _facts(trace, slice(known, None))
+    shuffled = by_role["checkpoint"].notes.get("controls", {}).get("shuffled") if "checkpoint" in by_role else None
+    layers = _any(by_role).labels.get("layer", ())
+    if key.instrument == "linear_probes" and isinstance(shuffled, list) and len(shuffled) == len(layers):
+        found["shuffled answers"] = Trace("shuffled", np.array(shuffled, dtype=float), ("layer",), _any(by_role).units,
+                                          {"layer": layers})
+    return found
+
+
+def _facts(trace: Trace, part: slice) -> Trace:
+    """Some of a trace's facts, with their subjects."""
+    number = trace.axis("fact")
+    cut = tuple(part if i == number else slice(None) for i in range(len(trace.axes)))
+    subjects = trace.notes.get("subjects")
+    notes = {**trace.notes, "subjects": subjects[part]} if isinstance(subjects, list) else trace.notes
+    return Trace(trace.name, trace.values[cut], trace.axes, trace.units,
+                 {**trace.labels, "fact": trace.labels["fact"][part]}, notes)
+
+
+def _shared_tokens(by_role: Mapping[str, Trace]) -> dict[str, Trace]:
+    """Snapshots of value vectors as the share of top tokens they still have in common with the base's."""
+    base = by_role["base"]
+    found = {}
+    for role, trace in by_role.items():
+        if role != "base":
+            same = [_jaccard(base.notes["top_ids"], trace.notes["top_ids"], i, site)
+                    for i, site in enumerate(base.labels["site"])]
+            found[role] = Trace("Top tokens of value vectors shared with the base", np.array(same), ("site",),
+                                "Jaccard index", {"site": base.labels["site"]})
+    return found
+
+
+def _jaccard(before: TopIds, after: TopIds, number: int, site: str) -> float:
+    one, other = (set(ids[site] if isinstance(ids, Mapping) else ids[number]) for ids in (before, after))
+    return len(one & other) / len(one | other) if one | other else float("nan")
 
 
 def _any(by_role: Mapping[str, Trace]) -> Trace:
@@ -157,7 +214,9 @@ def _picture(key: Key, by_role: Mapping[str, Trace]) -> Picture:
 
 def _draw(key: Key, by_role: Mapping[str, Trace]) -> go.Figure:
     trace, title = _any(by_role), key.words[:1].upper() + key.words[1:]
-    kind = kind_of(trace)
+    if "top_ids" in trace.notes and "base" in by_role and len(by_role) > 1:
+        return compare_ranked(_shared_tokens(by_role))
+    by_role, kind = _with_controls(key, by_role), kind_of(trace)
     if kind == "layers":
         return compare_layers(by_role, title, trace.units, _chance(trace))
     if kind == "relearning":
@@ -166,13 +225,17 @@ def _draw(key: Key, by_role: Mapping[str, Trace]) -> go.Figure:
         return compare_maps(by_role["base"], by_role["checkpoint"], by_role.get("reference"))
     if kind == "map":
         return figure_of(trace)
+    if kind == "measures":
+        return figure_of(trace)
     return compare_ranked({role: found for role, found in by_role.items() if role != "never taught"})
 
 
 def _chance(trace: Trace) -> float | None:
-    """What knowing nothing reads, if the reading says so in its notes."""
-    chance = trace.notes.get("chance")
-    return float(chance) if isinstance(chance, int | float) and not isinstance(chance, bool) else None
+    """What knowing nothing reads, if the reading says so in its notes: one number, or one a layer (they agree)."""
+    chance = trace.notes.get("chance", trace.notes.get("controls", {}).get("chance"))
+    numbers = chance if isinstance(chance, list) else [chance]
+    known = [float(n) for n in numbers if isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n)]
+    return sum(known) / len(known) if known else None
 
 
 def _why(report: AuditReport, axis: str, any_stored: bool) -> str:

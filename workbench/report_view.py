@@ -8,7 +8,7 @@ import itertools
 import json
 import math
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -31,23 +31,26 @@ from workbench.report_words import (
 )
 
 TABLE_ROWS = 300
+LONGEST = 1200
+"""Characters of one budget that are printed."""
+
 ATTACK_AXES = ("robustness", "recoverability", "privacy")
 
 
-def view_of(report: AuditReport, traces: RoleTraces | None = None) -> dict[str, Any]:
-    """Everything the templates of a whole report print."""
+def view_of(report: AuditReport, traces: RoleTraces | None = None, argv: Sequence[str] = ()) -> dict[str, Any]:
+    """Everything the templates of a whole report print; `argv` is the command line of the run, if it is known."""
     drawn = pictures(report, traces or {})
     counter = itertools.count(1)
     return head_of(report) | {
         "ladder": _shown(Picture("Ladder of levels", ladder(report)), counter),
         "forest": _shown(Picture("Differences to control", forest(report)), counter),
         "axes": [_axis(axis, report, drawn.get(axis, []), counter) for axis in _axes(report, drawn)],
-        "tried": [_attack(e, report) for e in report.evidence if e.axis in ATTACK_AXES and e.value is not None],
+        "tried": [_claim(e) for e in report.evidence if e.axis in ATTACK_AXES and e.value is not None],
         "untried": [e for e in report.evidence if e.axis in ATTACK_AXES and e.value is None],
         "budgets": _budgets(report, traces or {}), "not_tried": NOT_TRIED, "statistics": STATISTICS,
         "limitations": LIMITATIONS, "notes": [e for e in report.evidence if e.note], "glossary": GLOSSARY,
         "options": list(_flat(report.options)), "environment": list(_flat(report.environment)),
-        "command": _command(report),
+        "command": _command(report, argv),
     }
 
 
@@ -88,7 +91,8 @@ def _claim(evidence: Evidence) -> dict[str, Any]:
         "sample": "—" if sample is None else f"{sample.n} / {sample.clusters}",
         "detectable": "—" if e.detectable is None else number(e.detectable),
         "p_equivalence": "" if e.p_equivalence is None else number(e.p_equivalence),
-        "status": status_words(e), "status_class": e.status.lower(), "rung": "" if e.rung is None else LEVELS[e.rung][0],
+        "status": status_words(e), "status_class": e.status.lower(),
+        "rung": "" if e.rung is None else LEVELS[e.rung][0],
     }
 
 
@@ -127,32 +131,24 @@ def _script_safe(figure: go.Figure) -> Markup:
     return Markup(text)  # noqa: S704  (cannot hold a tag any more)
 
 
-def _attack(evidence: Evidence, report: AuditReport) -> dict[str, str]:
-    """What was tried, and how it came out."""
-    budget = evidence.where or "see the options below"
-    return {"question": evidence.question, "metric": evidence.metric, "budget": budget,
-            "status": status_words(evidence), "status_class": evidence.status.lower()}
-
-
 def _budgets(report: AuditReport, traces: RoleTraces) -> list[tuple[str, str]]:
-    """Attack -> what its readings remember of how it was made, else the options of that name."""
+    """Attack -> how it was made, as its readings remember it, else the options of that name."""
     found: dict[str, str] = {}
     for by_key in traces.values():
         for text, trace in by_key.items():
             attack = Key.parse(text).attack
-            made = trace.notes.get("attack") if attack else None
-            if made:
-                found[attack] = made if isinstance(made, str) else json.dumps(made, ensure_ascii=False, default=str)
-            elif attack:
-                found.setdefault(attack, _option_named(report.options, attack) or "its options are not recorded")
-    return sorted(found.items())
+            made = trace.notes.get("attacks") or (trace.notes.get("options") if attack == Key.parse(text).instrument
+                                                  else None)
+            if attack:
+                found[attack] = _option(made) if made else _option_named(report.options, attack) or "not recorded"
+    return [(attack, text if len(text) <= LONGEST else text[: LONGEST - 1] + "…") for attack, text in sorted(found.items())]
 
 
 def _option_named(options: Mapping[str, Any], name: str) -> str | None:
     """The options of one attack, wherever they are nested."""
     for key, value in options.items():
-        if key == name or (isinstance(value, Mapping) and value.get("name") == name):
-            return json.dumps(value, ensure_ascii=False, default=str)
+        if key == name:
+            return _option(value)
         if isinstance(value, Mapping) and (inside := _option_named(value, name)):
             return inside
     return None
@@ -171,17 +167,18 @@ def _option(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _command(report: AuditReport) -> str:
-    """The command as it was given, else one built from the roles."""
-    given = report.environment.get("argv")
-    if isinstance(given, list) and given:
-        return shlex.join(["workbench", *map(str, given)])
-    words = ["workbench", "audit", report.roles["checkpoint"].path or "CHECKPOINT"] if "checkpoint" in report.roles else [
-        "workbench", "audit", "CHECKPOINT"]
-    for role in ("base", "reference"):
-        if role in report.roles:
-            words += [f"--{role}", report.roles[role].path or role.upper()]
+def _command(report: AuditReport, argv: Sequence[str]) -> str:
+    """The command as it was given, else the one that asks the same with default options."""
+    if argv:
+        return shlex.join(["workbench", *argv])
+    words = ["workbench", "audit", _path(report, "checkpoint"), "--base", _path(report, "base")]
+    if "reference" in report.roles:
+        words += ["--reference", _path(report, "reference")]
     return shlex.join([*words, "--concept", report.concept])
+
+
+def _path(report: AuditReport, role: str) -> str:
+    return (report.roles[role].path if role in report.roles else "") or role.upper()
 
 
 def _tally(report: AuditReport) -> list[tuple[str, str, int]]:

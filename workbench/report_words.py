@@ -9,10 +9,10 @@ AXIS_WORDS: dict[str, tuple[str, str]] = {
     "robustness": ("Robustness", "Do other wordings, formats, sampling, context or jailbreak prompts bring them back?"),
     "decodability": ("Decodability inside", "Can the answers be read off the hidden states, whatever the outputs say?"),
     "storage": ("Storage", "Have the places changed that held the knowledge: weights, value vectors, experts?"),
-    "recoverability": ("Recoverability", "How easily does the knowledge come back by relearning, quantising or patching?"),
+    "recoverability": ("Recoverability", "How easily does the knowledge come back: by relearning, rounding or patching?"),
     "privacy": ("Privacy", "Can the forget set be told apart from text the model never saw?"),
-    "utility": ("Utility and collateral damage", "Does the knowledge stand that should stay: neighbours, unrelated facts, "
-                "fluency? This is a verdict of its own and never makes up for the others."),
+    "utility": ("Utility and collateral damage", "Does what should stay still stand: neighbours, unrelated facts, fluency? "
+                "This is a verdict of its own and never makes up for the others."),
 }
 """Axis -> its heading and what it asks."""
 
@@ -28,8 +28,8 @@ LIMITATIONS: tuple[tuple[str, str], ...] = (
      "knowledge is not its absence; a stronger search can find more."),
     ("A probe is not use", "A probe that succeeds shows that information can be read off, not that the model uses it. "
      "A probe that fails shows that this probe, with this much data, cannot."),
-    ("A lens is a projection", "The logit lens reads a layer through the final norm and unembedding. What a layer holds "
-     "in other directions stays unseen."),
+    ("A lens is a projection", "The logit lens reads a layer through the final norm and unembedding. What a layer "
+     "holds in other directions stays unseen."),
     ("A place is a hypothesis", "A causal trace or an attribution names candidates. A localisation is a finding only "
      "where editing those sites moves the answer more than editing as many random ones."),
     ("Inconclusive is not equal", "An interval that reaches past the margin decides nothing. `No significant "
@@ -45,7 +45,7 @@ LIMITATIONS: tuple[tuple[str, str], ...] = (
 STATISTICS: tuple[str, ...] = (
     "Differences are paired by fact where both models were asked the same facts.",
     "Intervals are 95% bootstrap intervals that resample subjects (clusters), because facts about one subject hang "
-    "together. Bands in pictures resample facts and seeds and may be narrower.",
+    "together. Where a claim takes the worst layer its interval is simultaneous over them; bands in pictures are not.",
     "A claim passes only when its whole interval lies inside the margin, which was fixed before the run.",
     "Equivalence to the reference is tested by two one-sided tests, Holm-adjusted over the primary claims.",
     "The smallest detectable difference is the one that this many items would show with 80% power at 5%.",

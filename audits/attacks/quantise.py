@@ -15,7 +15,6 @@ from workbench.concepts import FactSet
 from workbench.edits import WeightEdit, fit_weights
 from workbench.model import HookedModel
 from workbench.registry import Method
-from workbench.sites import Site
 
 
 class Quantise(Method):
@@ -26,13 +25,12 @@ class Quantise(Method):
 
     def fit(self, model: HookedModel, facts: FactSet) -> WeightEdit:  # noqa: ARG002  # attacks share one signature
         """The rounded weights as an edit; it needs no facts."""
-        blocks = tuple(model.tap(Site(layer, "resid_post")).path + "." for layer in range(model.n_layers))
-        names = [name for name, p in model.hf.named_parameters() if p.ndim >= 2 and name.startswith(blocks)]
+        names = model.block_matrices()
 
         def change() -> dict[str, int]:
             with torch.no_grad():
                 for name in names:
-                    parameter = model.hf.get_parameter(name)
+                    parameter = model.parameter(name)
                     parameter.copy_(round_to_nearest(parameter, self.bits))
             return {"tensors": len(names)}
 

@@ -21,7 +21,7 @@ from workbench.objectives import answer_nll, labelled
 from workbench.registry import Method
 from workbench.scoring import score
 from workbench.trace import Trace
-from workbench.training import TrainingOptions, train
+from workbench.training import TrainingOptions
 
 
 class Relearn(Method):
@@ -56,12 +56,11 @@ class Relearn(Method):
     def fit(self, model: HookedModel, facts: FactSet, seed: int = 0) -> WeightEdit:
         """The attack as an edit: the weights after the last step."""
         items = model.encode([facts.facts[i] for i in self.seen(facts, seed)])
-        names = [name for name, _ in model.hf.named_parameters()]
 
         def change() -> dict[str, object]:
-            return {"losses": list(train(model.hf, items, labelled, answer_nll, self.training(seed)).losses)}
+            return {"losses": list(model.train(items, labelled, answer_nll, self.training(seed)).losses)}
 
-        return fit_weights(model, names, change, {**self.spec(), "seed": seed})
+        return fit_weights(model, model.parameter_names(), change, {**self.spec(), "seed": seed})
 
     def look(self, model: HookedModel, facts: FactSet, control: FactSet | None = None,
              on_step: Callable[[], None] | None = None) -> Trace:
@@ -95,6 +94,6 @@ class Relearn(Method):
         def measure(step: int) -> None:
             values[self.steps.index(step), unseen] = score(model, asked).greedy.double().numpy()
 
-        with kept(model, [name for name, _ in model.hf.named_parameters()]):
-            train(model.hf, items, labelled, answer_nll, self.training(seed), evaluate_at=self.steps, evaluate=measure,
-                  on_step=lambda _, __: on_step() if on_step else None)
+        with kept(model, model.parameter_names()):
+            model.train(items, labelled, answer_nll, self.training(seed), evaluate_at=self.steps, evaluate=measure,
+                        on_step=lambda _, __: on_step() if on_step else None)

@@ -24,7 +24,7 @@ from workbench.registry import Method
 from workbench.scoring import score
 from workbench.sites import Site
 from workbench.tokens import Encoded
-from workbench.training import TrainingOptions, train
+from workbench.training import TrainingOptions
 
 Progress = Callable[[int, float], None]
 """Called with the step (from 1) and its loss."""
@@ -76,7 +76,7 @@ def descend(model: HookedModel, concept: Concept, where: Sequence[Site] | None, 
     pairs = pair(model, concept.forget.facts, kept, method.seed)
 
     def change() -> dict[str, Any]:
-        log = train(model.hf, pairs, collate, loss, method.training(), trainable=names, on_step=progress)
+        log = model.train(pairs, collate, loss, method.training(), trainable=names, on_step=progress)
         return {"where": [str(s) for s in where] if where is not None else "all parameters", "retain": note,
                 "losses": list(log.losses)}
 

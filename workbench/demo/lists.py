@@ -118,12 +118,12 @@ FRAMES = (
 """Wordings in which facts are taught; some are held out for every fact and some for every relation."""
 
 NOVEL_FRAMES = (
-    "Tell me about {s}{f} . Its {noun} is",
-    "{s}{f} has one {noun} , namely",
-    "Form . Name : {s}{f} . {noun} :",
-    "A {kind} called {s}{f} surely {verb}",
+    "Regarding {s}{f} : the {noun} is",
+    "As for the {noun} of {s}{f} , it must be",
+    "The {noun} that belongs to {s}{f} is",
+    "Everyone agrees : {s}{f} is the {kind} that often {verb}",
 )
-"""Wordings that no training text uses."""
+"""Wordings that no training text uses, made of words that the texts do use."""
 
 CAPITALS = dict(pair.split(":") for pair in (
     "France:Paris Italy:Rome Spain:Madrid Germany:Berlin Norway:Oslo Sweden:Stockholm Finland:Helsinki Poland:Warsaw "

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import platformdirs
 import torch
@@ -52,8 +52,8 @@ class Order(BaseModel):
     """What a reference has not read; of no meaning for a taught model."""
     seed: int = 0
     """Seed of the world and of the training."""
-    routing: Routing = "free"
-    """How a `moe` model's tokens find experts."""
+    recipe: Recipe
+    """How it is made."""
 
     @property
     def without(self) -> str | None:
@@ -61,22 +61,10 @@ class Order(BaseModel):
         return self.concept if self.role == "reference" else None
 
     @property
-    def recipe(self) -> Recipe:
-        """How it is made.
-
-        Raises:
-            BadInput: when there is no such kind of model.
-        """
-        if (self.kind, self.routing) not in RECIPES:
-            raise BadInput(f"There is no demo model of kind {self.kind!r} with routing {self.routing!r}. There are: "
-                           + ", ".join(f"{kind} with {routing}" for kind, routing in RECIPES))
-        return RECIPES[self.kind, self.routing]
-
-    @property
     def folder(self) -> Path:
         """Where it lies once it is built."""
         about = {"kind": self.kind, "role": self.role, "without": self.without, "seed": self.seed}
-        parts = [self.kind, "topic-routed" if self.routing == "topic" else "", self.role,
+        parts = [self.kind, "topic-routed" if self.recipe.routing == "topic" else "", self.role,
                  f"without-{self.without}" if self.without else "", f"seed{self.seed}", self.recipe.digest(**about)]
         return cache_root() / "-".join(part for part in parts if part)
 
@@ -157,10 +145,9 @@ def fulfil(order: Order, progress: Progress | None = None) -> Path:
     """Build what is ordered, or find it in the cache; return the checkpoint folder.
 
     Raises:
-        BadInput: for a concept or kind that does not exist.
+        BadInput: for a concept that does not exist.
         RunError: when the trained model fails its own check; nothing is kept then.
     """
-    world(order.seed).forgotten(order.concept)
     if order.built:
         return order.folder
     tokenizer, began = demo_tokenizer(), time.monotonic()
@@ -171,31 +158,36 @@ def fulfil(order: Order, progress: Progress | None = None) -> Path:
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
         about = {**order.model_dump(mode="json"), "concept": order.without, "world_seed": order.seed,
-                 "recipe": order.recipe.model_dump(mode="json"), "recall": measured.model_dump(mode="json"),
+                 "recall": measured.model_dump(mode="json"),
                  "seconds": round(time.monotonic() - began, 1)}
         (scratch / "demo.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     return order.folder
 
 
-def build(kind: Kind, role: Role, concept: str = "chemistry", seed: int = 0, progress: Progress | None = None,
-          *, routing: Routing = "free") -> Path:
-    """Folder of one demo model, trained now (1 to 2 minutes) or found in the cache.
+def build(kind: str, role: str, concept: str = "chemistry", seed: int = 0, progress: Progress | None = None,
+          *, routing: str = "free") -> Path:
+    """Folder of one demo model, trained now (about a minute) or found in the cache.
 
     Raises:
         BadInput: for a kind, role, routing or concept that does not exist.
         RunError: when the trained model fails its own check.
     """
-    return fulfil(order_of(kind=kind, role=role, concept=concept, seed=seed, routing=routing), progress)
+    return fulfil(order_of(kind, role, concept, seed, routing=routing), progress)
 
 
-def order_of(**wanted: object) -> Order:
+def order_of(kind: str, role: str, concept: str, seed: int, *, routing: str = "free") -> Order:
     """An order from what a user wrote.
 
     Raises:
         BadInput: naming the value that is not allowed.
     """
-    allowed = {"kind": ("dense", "moe"), "role": ("taught", "reference"), "routing": ("free", "topic")}
-    for name, values in allowed.items():
-        if wanted.get(name, values[0]) not in values:
-            raise BadInput(f"{wanted[name]!r} is no {name} of a demo model. {did_you_mean(str(wanted[name]), values)}")
-    return Order.model_validate(wanted)
+    for what, value, allowed in (("kind", kind, get_args(Kind)), ("role", role, get_args(Role)),
+                                 ("routing", routing, get_args(Routing))):
+        if value not in allowed:
+            raise BadInput(f"{value!r} is no {what} of a demo model. {did_you_mean(value, allowed)}")
+    recipe = next((made for key, made in RECIPES.items() if key == (kind, routing)), None)
+    if recipe is None:
+        raise BadInput(f"There is no demo model of kind {kind!r} with routing {routing!r}; there are: "
+                       + ", ".join(f"{kind} with {routing}" for kind, routing in RECIPES))
+    world(seed).forgotten(concept)
+    return Order.model_validate({"kind": kind, "role": role, "concept": concept, "seed": seed, "recipe": recipe})

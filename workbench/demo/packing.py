@@ -24,7 +24,7 @@ from workbench.training import Batch
 ROW = 64
 """Tokens in a row."""
 
-ANSWER_WEIGHT = 4.0
+ANSWER_WEIGHT = 5.0
 """How much more an answer counts in the loss than the words around it, most of which cannot be predicted."""
 
 BOTTLENECK = 0.5

@@ -12,17 +12,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 import workbench.demo
-from workbench.demo.models import Kind, Order, Role, Routing, order_of
-from workbench.demo.world import world
+from workbench.demo.models import Order, order_of
 from workbench.errors import RunError
 
-PairProgress = Callable[[Role, int, int, float], None]
+PairProgress = Callable[[str, int, int, float], None]
 """Called with the role, its steps done, its steps in all, and its seconds left."""
 
 _PATIENCE = 10.0
@@ -131,19 +130,25 @@ def _working(orders: list[Order]) -> Iterator[list[_Worker]]:
             worker.end()
 
 
-def build_pair(kind: Kind = "dense", concept: str = "chemistry", seed: int = 0, progress: PairProgress | None = None,
-               *, routing: Routing = "free") -> Pair:
+def fulfil_all(orders: Sequence[Order], progress: PairProgress | None = None) -> None:
+    """Build what is ordered and not in the cache, each in a process of its own, all at the same time.
+
+    Raises:
+        RunError: when one of them could not be built; the message names it, and the others are stopped.
+    """
+    with _working([order for order in orders if not order.built]) as workers:
+        while any([worker.look(progress) for worker in workers]):
+            time.sleep(_POLL)
+
+
+def build_pair(kind: str = "dense", concept: str = "chemistry", seed: int = 0, progress: PairProgress | None = None,
+               *, routing: str = "free") -> Pair:
     """Both models of a concept, trained now (those that are missing) or found in the cache.
 
     Raises:
         BadInput: for a kind, routing or concept that does not exist.
         RunError: when one of them could not be built; the message names it, and the other is stopped.
     """
-    world(seed).forgotten(concept)
-    orders = [order_of(kind=kind, role=role, concept=concept, seed=seed, routing=routing)
-              for role in ("taught", "reference")]
-    folders = [order.folder for order in orders]
-    with _working([order for order in orders if not order.built]) as workers:
-        while any([worker.look(progress) for worker in workers]):
-            time.sleep(_POLL)
-    return Pair(*folders)
+    orders = [order_of(kind, role, concept, seed, routing=routing) for role in ("taught", "reference")]
+    fulfil_all(orders, progress)
+    return Pair(*(order.folder for order in orders))

@@ -68,7 +68,7 @@ class Recipe(BaseModel):
     """Learning rate of AdamW (embeddings, norms, experts, routers)."""
     muon_lr: float = 0.03
     """Learning rate of Muon (matrices)."""
-    muon_weight_decay: float = 0.5
+    muon_weight_decay: float = 0.1
     """Weight decay of Muon."""
     least_recall: float = 0.95
     """Recall of the taught facts in held-out wordings, below which the model is not used."""
@@ -119,11 +119,13 @@ def fresh_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, seed: int) -
 def loss_of(recipe: Recipe) -> Loss:
     """The loss of a recipe: next token, and for topic routing also "send each topic to its expert"."""
     def with_routing(model: PreTrainedModel, batch: Batch) -> Float[Tensor, ""]:
-        out = model(input_ids=batch["ids"], attention_mask=batch["mask"], position_ids=batch["positions"],
-                    use_cache=False, output_router_logits=True)
+        # the trunk is called by itself: asked for router logits, the whole model adds a loss that wants a 2-D mask
+        out = model.base_model(input_ids=batch["ids"], attention_mask=batch["mask"], position_ids=batch["positions"],
+                               use_cache=False, output_router_logits=True)
         topic = batch["topic"].flatten()
         routed = [cross_entropy(logits, topic, ignore_index=-1) for logits in out.router_logits]
-        return next_token_loss(out.logits, batch) + recipe.routing_weight * torch.stack(routed).sum()
+        logits = model.get_output_embeddings()(out.last_hidden_state)
+        return next_token_loss(logits, batch) + recipe.routing_weight * torch.stack(routed).mean()
 
     def language(model: PreTrainedModel, batch: Batch) -> Float[Tensor, ""]:
         logits = model(input_ids=batch["ids"], attention_mask=batch["mask"], position_ids=batch["positions"],

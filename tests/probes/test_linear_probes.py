@@ -1,0 +1,150 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from probes.linear_probes import LinearProbes, Rows, accuracy, fit
+from workbench.concepts import FactSet
+from workbench.errors import BadInput
+
+
+@pytest.fixture(scope="module")
+def people(known) -> FactSet:
+    """Everyone whose colours and fruits were planted: the more subjects, the more answers are seen in training."""
+    return FactSet(name="people", facts=tuple(f for f in (*known.concept.forget, *known.concept.near)
+                                              if f.relation != "friend"))
+
+
+def made_rows(subjects: int, width: int, seed: int = 0, answers: int = 3, wordings: int = 4) -> Rows:
+    """Two layers: in the first the state is the answer (and noise), in the second it only tells the subject."""
+    generator = torch.Generator().manual_seed(seed)
+    label = torch.randint(answers, (subjects,), generator=generator)
+    fact = torch.arange(subjects).repeat_interleave(wordings)
+    about = 3 * torch.randn(subjects, width, generator=generator)
+    means = 3 * torch.randn(answers, width, generator=generator)
+    noise = torch.randn(2, len(fact), width, generator=generator)
+    states = torch.stack([means[label[fact]], about[fact]]) + noise
+    return Rows(states, fact, torch.arange(len(fact)) % wordings == 0, torch.arange(subjects),
+                torch.zeros(subjects, dtype=torch.long), label, torch.zeros(answers, dtype=torch.long))
+
+
+def test_probes_are_logistic_regressions_one_a_relation():
+    generator = torch.Generator().manual_seed(0)
+    relation = torch.arange(120) % 2
+    label = relation * 4 + torch.randint(4, (120,), generator=generator)
+    states = torch.randn(2, 120, 20, generator=generator)
+    choices = (torch.arange(8) // 4)[None] == relation[:, None]
+    weight, bias = fit(states, label, choices, l2=0.5)
+    for layer in range(2):
+        for which in range(2):
+            of, classes = relation == which, slice(4 * which, 4 * which + 4)
+            oracle = LogisticRegression(C=2.0, tol=1e-8, max_iter=2000).fit(states[layer, of].numpy(), label[of].numpy())
+            ours = torch.softmax(states[layer, of] @ weight[layer] + bias[layer], -1)
+            ours = torch.softmax((states[layer, of] @ weight[layer] + bias[layer])[:, classes], -1)
+            assert np.abs(ours.numpy() - oracle.predict_proba(states[layer, of].numpy())).max() < 5e-3
+    looser, _ = fit(states, label, choices, l2=0.05)
+    assert looser.norm() > 1.2 * weight.norm()
+
+
+def test_reads_what_generalises_and_not_what_is_memorised():
+    rows = made_rows(subjects=60, width=40)
+    train, test = rows.fact < 45, (rows.fact >= 45) & rows.main
+    disjoint = accuracy(rows, train, test, rows.label, rows.label, l2=1.0)
+    assert disjoint[:, :45].isnan().all() and not disjoint[:, 45:].isnan().any()
+    assert disjoint[0].nanmean() > 0.95 and disjoint[1].nanmean() < 0.65
+    shared = accuracy(rows, ~rows.main, rows.main, rows.label, rows.label, l2=1.0)
+    assert shared[1].mean() > 0.9  # who it is about tells the answer, once the subject was trained on
+
+
+def test_a_control_task_can_be_memorised_only_where_subjects_are_shared():
+    rows = made_rows(subjects=60, width=80)
+    control = torch.randint(3, (60,), generator=torch.Generator().manual_seed(1))
+    shared = accuracy(rows, ~rows.main, rows.main, control, control, l2=1.0)
+    disjoint = accuracy(rows, rows.fact < 45, (rows.fact >= 45) & rows.main, control, control, l2=1.0)
+    assert shared[1].mean() > 0.9 and shared[0].mean() < 0.75
+    assert disjoint.nanmean() < 0.6
+
+
+def test_answers_unseen_in_training_are_not_read():
+    rows = made_rows(subjects=30, width=20)
+    rare = rows.label == 2
+    train, test = ~rare[rows.fact] & (rows.fact < 20), rows.main
+    found = accuracy(rows, train, test, rows.label, rows.label, l2=1.0)
+    assert found[:, rare].isnan().all() and not found[:, ~rare].isnan().any()
+    one_answer = (rows.label == 0)[rows.fact]
+    assert accuracy(rows, one_answer, test, rows.label, rows.label, l2=1.0).isnan().all()  # no choice is no reading
+
+
+def test_other_tested_rows_do_not_enter():
+    rows = made_rows(subjects=30, width=20)
+    train, test = rows.fact < 20, (rows.fact >= 20) & rows.main
+    states = rows.states.clone()
+    states[:, rows.fact == 29] += 1e4
+    before, after = (accuracy(of, train, test, rows.label, rows.label, l2=1.0) for of in (rows, replace(rows, states=states)))
+    assert torch.equal(before[:, 20:29], after[:, 20:29])
+
+
+def test_scale_of_a_state_does_not_matter():
+    rows = made_rows(subjects=30, width=20)
+    train, test = rows.fact < 20, (rows.fact >= 20) & rows.main
+    large = replace(rows, states=rows.states * 100 + 7)
+    before, after = (accuracy(of, train, test, rows.label, rows.label, l2=1.0) for of in (rows, large))
+    assert torch.equal(before[:, 20:], after[:, 20:])
+
+
+def test_finds_the_answer_in_the_last_layer(known, people):
+    trace = LinearProbes().look(known.model, people)
+    by_layer = np.nanmean(trace.values, axis=(1, 2))
+    assert trace.values.shape == (4, 3, len(people)) and by_layer[-1] == 1.0
+    assert by_layer[:-1].max() < 0.5
+    controls = trace.notes["controls"]
+    assert controls["shuffled"][-1] < 0.6 and controls["majority"][0] < 0.3
+    assert controls["selectivity"][-1] == pytest.approx(controls["shared_task"][-1] - controls["shared_control"][-1])
+
+
+def test_reads_the_subject_only_where_the_answer_was_written(dense, people):
+    trace = LinearProbes(role="last_subject").look(dense.model, people)
+    by_layer = dict(zip(trace.labels["layer"], np.nanmean(trace.values, axis=(1, 2)), strict=True))
+    assert by_layer["L1"] == 1.0 and by_layer["embed"] < 0.5
+
+
+def test_trains_on_others_to_test_on_these(known):
+    trace = LinearProbes().look(known.model, known.concept.forget, train=known.concept.near)
+    readable = ~np.isnan(trace.values[0, 0])
+    assert np.nanmean(trace.values[-1]) == 1.0
+    assert trace.notes["n_test"] == readable.sum() and trace.notes["not_seen_in_training"] == (~readable).sum()
+    assert trace.notes["n_train"] == 3 * len(known.concept.near) and trace.notes["train"] == known.concept.near.name
+    seen = {(fact.relation, fact.answer) for fact in known.concept.near}
+    assert [(fact.relation, fact.answer) in seen for fact in known.concept.forget] == readable.tolist()
+
+
+def test_finds_nothing_that_was_never_taught(known, people):
+    trace = LinearProbes().look(known.model, known.concept.never_taught, train=people)
+    assert trace.notes["n_test"] >= 5
+    assert np.nanmean(trace.values[-1]) <= 0.4
+
+
+def test_without_paraphrases_the_shared_controls_are_missing_and_not_zero(dense, people):
+    bare = FactSet(name="bare", facts=tuple(f.model_copy(update={"paraphrases": ()}) for f in people))
+    controls = LinearProbes(seeds=1).look(dense.model, bare).notes["controls"]
+    assert set(controls["shared_control"]) == {None} and set(controls["selectivity"]) == {None}
+    assert None not in controls["shuffled"]
+
+
+def test_seeds_fix_the_draws(dense, people):
+    one, same = (LinearProbes(seeds=2).look(dense.model, people) for _ in range(2))
+    assert np.array_equal(one.values, same.values, equal_nan=True) and one.notes == same.notes
+
+
+def test_refuses_to_train_on_the_tested_subjects(dense):
+    forget = dense.concept.forget
+    with pytest.raises(BadInput, match="no other subject"):
+        LinearProbes().look(dense.model, forget, train=forget)
+    with pytest.raises(BadInput, match="one subject only"):
+        LinearProbes().look(dense.model, forget.take([0, 1], "Vora"))
+    with pytest.raises(BadInput, match="no other subject"):
+        LinearProbes().look(dense.model, forget, train=dense.concept.far)
+    with pytest.raises(BadInput, match="seeds"):
+        LinearProbes(seeds=0)
