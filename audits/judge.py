@@ -31,7 +31,7 @@ class JudgeOptions(Method):
 
     margin: float = Field(0.1, gt=0, lt=1)
     """Largest excess over the control that still counts as none (shares, probabilities, AUC, Jaccard)."""
-    utility_margin: float = Field(0.05, gt=0, lt=1)
+    utility_margin: float = Field(0.1, gt=0, lt=1)
     """Largest loss of near or far accuracy that still counts as none."""
     fluency_margin: float = Field(0.1, gt=0)
     """Largest rise of the loss per token that still counts as none, nats."""
@@ -82,9 +82,7 @@ def knowledge_items(claim: Claim, readings: Readings, base: Readings, reference:
         return None if reference is None or claim.reading not in reference else depth_kept(trace, reference[claim.reading])
     if claim.id == "vectors":
         return _jaccard(base[claim.reading], trace)
-    if claim.id == "relearn":
-        return items_of(trace, slice(0, int(trace.notes["n_facts"])))
-    return items_of(trace)
+    return items_of(trace, slice(0, trace.notes.get("n_facts")))
 
 
 def floor_items(claim: Claim, readings: Readings) -> Items | None:
@@ -94,12 +92,13 @@ def floor_items(claim: Claim, readings: Readings) -> Items | None:
     if claim.id == "vectors":  # the top tokens of two unrelated vectors have next to nothing in common
         sites = readings[claim.reading].labels["site"]
         return Items(np.zeros((1, len(sites))), tuple(sites), ("",))
-    if claim.id == "relearn":
-        trace = readings.get(claim.reading)
-        known = 0 if trace is None else int(trace.notes["n_facts"])
-        return None if trace is None or known == len(trace.labels["fact"]) else items_of(trace, slice(known, None))
-    instrument = claim.reading.partition(".")[0]
-    trace = readings.get(f"{instrument}.never_taught")
+    own = readings.get(claim.reading)
+    if own is not None and isinstance(own.notes.get("chance"), float):  # known exactly, so no control facts are needed
+        return Items(np.full((1, 1), own.notes["chance"]), ("chance",), ("",))
+    if own is not None and "n_facts" in own.notes:  # the control facts stand behind the others in the same trace
+        known = int(own.notes["n_facts"])
+        return items_of(own, slice(known, None)) if known < len(own.labels["fact"]) else None
+    trace = readings.get(f"{claim.reading.partition('.')[0]}.never_taught")
     return None if trace is None else items_of(trace)
 
 
@@ -115,9 +114,9 @@ def depth_kept(drops: Trace, reference: Trace) -> Items:
 
 
 def _jaccard(before: Trace, after: Trace) -> Items:
-    pairs = zip(before.notes["top_ids"], after.notes["top_ids"], strict=True)
-    values = [len(set(a) & set(b)) / len(set(a) | set(b)) for a, b in pairs]
-    return Items(np.array([values]), tuple(after.labels["site"]), ("",))
+    sites = after.labels["site"]
+    pairs = [(set(before.notes["top_ids"][site]), set(after.notes["top_ids"][site])) for site in sites]
+    return Items(np.array([[len(old & new) / len(old | new) for old, new in pairs]]), tuple(sites), ("",))
 
 
 # ---- from items to evidence
@@ -305,7 +304,7 @@ def _head(claim: Claim) -> dict[str, Any]:
 
 
 def _control_name(claim: Claim, theirs: Items | None) -> str:
-    return "reference" if theirs else "chance" if claim.id == "vectors" else "never taught"
+    return "reference" if theirs else "chance" if claim.id in ("vectors", "lens") else "never taught"
 
 
 def _note(claim: Claim, places: int) -> str:

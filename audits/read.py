@@ -5,7 +5,7 @@ goes on where it stopped, and the base and the reference are read once for all a
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -89,10 +89,6 @@ class Reader:
         jobs = {f"answer_probability.{name}": _bind(AnswerProbability().look, model, facts),
                 f"best_of_n.{name}": _bind(BestOfN(n=self.options.samples).look, model, facts),
                 f"logit_lens.{name}": _bind(LogitLens(statistic="choice").look, model, facts)}
-        taught = self.probe_training()
-        if len(taught):
-            probes = LinearProbes(seeds=self.options.probe_seeds)
-            jobs[f"linear_probes.{name}"] = lambda: probes.look(model, facts, train=taught)
         return jobs
 
     def probe_training(self) -> FactSet:
@@ -107,11 +103,21 @@ class Reader:
         """Readings of the forget facts alone."""
         facts, options = self.concept.forget, self.options
         jobs: dict[str, Callable[[], Trace]] = {"states.forget": _bind(States().look, model, facts)}
+        if len(self.probe_training()):
+            jobs["linear_probes.forget"] = lambda: self._probes(model)
         if options.trace_facts:
             jobs["causal_trace.forget"] = _bind(CausalTrace(max_facts=options.trace_facts, samples=1).look, model, facts)
         if model.mixture_layers:
             jobs["expert_attribution.forget"] = _bind(ExpertAttribution().look, model, facts)
         return {**jobs, "concept_vectors.forget": lambda: self._snapshot(model)}
+
+    def _probes(self, model: HookedModel) -> Trace:
+        """Probes trained once and tested on the forget facts, then on the never-taught ones (`n_facts` says from where)."""
+        asked = {fact.relation for fact in self.probe_training()}
+        never = tuple(fact for fact in self.concept.never_taught if fact.relation in asked)
+        both = self.concept.forget.model_copy(update={"facts": self.concept.forget.facts + never})
+        trace = LinearProbes(seeds=self.options.probe_seeds).look(model, both, train=self.probe_training())
+        return replace(trace, notes={**trace.notes, "n_facts": len(self.concept.forget)})
 
     def _snapshot(self, model: HookedModel) -> Trace:
         sites = self.vectors or tuple(ConceptVectors(score="effect", keep=self.options.vectors, describe=0)

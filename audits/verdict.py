@@ -19,13 +19,21 @@ ALPHA = 0.05
 
 def ladder(claims: Sequence[Claim], evidence: Sequence[Evidence], has_reference: bool) -> tuple[int, str]:
     """The level reached, and what keeps it from the next one (empty at the top)."""
+    idle = _idle_attacks(claims, evidence)
     for rung in range(1, len(LEVELS)):
-        stops = [e for e in evidence if e.rung == rung and e.status not in GOOD]
+        stops = [e for e in evidence if e.rung == rung and e.status not in GOOD and e.claim not in idle]
         if stops:
             return rung - 1, f"U{rung}: " + "; ".join(stop_words(e) for e in sorted(stops, key=_gravity))
         if rung == 5:
             return _equivalence(claims, evidence, has_reference)
     raise AssertionError("the ladder ends at U5")
+
+
+def _idle_attacks(claims: Sequence[Claim], evidence: Sequence[Evidence]) -> set[str]:
+    """Prompt attacks without power, in rungs where another prompt attack had power: they do not cap the level."""
+    attacks = [(claim, e) for claim, e in zip(claims, evidence, strict=True) if claim.attack]
+    strong = {claim.rung for claim, e in attacks if e.value is not None and not e.note.startswith("no power")}
+    return {claim.id for claim, e in attacks if claim.rung in strong and e.note.startswith("no power")}
 
 
 def _equivalence(claims: Sequence[Claim], evidence: Sequence[Evidence], has_reference: bool) -> tuple[int, str]:

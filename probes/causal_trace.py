@@ -24,7 +24,7 @@ from torch import Tensor
 from workbench.concepts import FactSet
 from workbench.model import HookedModel, Rewrite, put
 from workbench.registry import Method
-from workbench.scoring import batch_of, chunks, sum_by_row, token_logprobs
+from workbench.scoring import batch_of, chunks, score_batch
 from workbench.sites import Site
 from workbench.tokens import Encoded
 from workbench.trace import Trace
@@ -158,17 +158,9 @@ def restored_logprobs(model: HookedModel, encoded: Encoded, corrupted: Float[Ten
         break_subject = _corrupt(corrupted[[sample for _, sample in chunk]], encoded.subject)
         back = rewrites.get(EMBED)
         rewrites[EMBED] = break_subject if back is None else _then(break_subject, back)
-        parts.append(_answer_logprobs(model, [encoded] * len(chunk), rewrites))
+        rows_of_chunk, targets = batch_of([encoded] * len(chunk))
+        parts.append(score_batch(model, rows_of_chunk, targets, rewrite=rewrites).logprob.cpu())
     return torch.cat(parts).reshape(len(cells), len(corrupted))
-
-
-def _answer_logprobs(model: HookedModel, encoded: Sequence[Encoded], rewrites: Mapping[Site, Rewrite]
-                     ) -> Float[Tensor, " row"]:
-    batch, targets = batch_of(encoded)
-    last = Site(model.n_layers - 1, "resid_post")
-    resid = model.run(batch, read=[last], rewrite=rewrites, logits=False).acts[last]
-    logprob, _ = token_logprobs(model, resid[targets.row, targets.position], targets.token)
-    return sum_by_row(logprob, targets.row, len(batch.ids)).cpu()
 
 
 def _corrupt(embeddings: Float[Tensor, "row subject d_model"], subject: tuple[int, ...]) -> Rewrite:

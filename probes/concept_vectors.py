@@ -5,7 +5,7 @@ https://arxiv.org/abs/2012.14913. Projection E v with the raw unembedding E and 
 the authors rank by the average logit and let a language model read the top tokens; here the concept's own terms (the
 first tokens of its answers) are known, so a vector scores their mean logit, in standard deviations of all its logits.
 Read it as: standard deviations by which the vector pushes the terms (either way: a neuron's coefficient may be
-negative); `effect` is causal instead, to first order: nats the answer gains from the neuron.
+negative); `effect` is causal instead, to first order: how much of the answer's logit comes from the neuron.
 Does not show: when a neuron fires, or for whom: two people with the same answer look alike in its projection. Confirm
 by ablating. `compare_snapshots` says how far an unlearning method moved the vectors.
 """
@@ -40,7 +40,7 @@ class ConceptVectors(Method):
     score: Literal["standardised", "average", "published", "effect"] = "standardised"
     """Mean logit of the terms in standard deviations of the vector's logits; the same mean in plain logits; the
     paper's first filter (mean logit over the whole vocabulary, blind to the concept); or the causal first-order effect
-    on the answers (gradient x weight, nats)."""
+    on the answers (gradient x weight, see `workbench.attribution`)."""
     pool: Literal["mean", "max"] = "mean"
     """Over the terms: their mean finds vectors about the whole concept; the largest, vectors about a single answer."""
     gain: bool = False
@@ -67,7 +67,7 @@ class ConceptVectors(Method):
         every = [Site(mlp.layer, "mlp_act", i, mlp.expert) for mlp, rows in model.mlps() for i in range(len(rows))]
         values, order = scores.sort(descending=True, stable=True)
         sites = [every[i] for i in order[: self.keep].tolist()]
-        units = {"standardised": "standard deviations", "effect": "nats"}.get(self.score, "logits")
+        units = "standard deviations" if self.score == "standardised" else "logits"
         labels = {"site": tuple(map(str, sites))}
         return Trace("concept_vectors", values[: self.keep].numpy(), ("site",), units, labels, about | {
             "options": self.spec(), "scanned": len(every), "kept": len(sites),

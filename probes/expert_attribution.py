@@ -4,7 +4,7 @@ Source: the affinity score of SEUF / UOE (Zhuang et al. 2024, https://arxiv.org/
 sequences of the mean over tokens of the router's probability, kept where the expert is among the chosen ones. The
 published formula leaves open which gate value is meant, so all readings are options. For routers with a softmax over
 all experts. `score="gradient"` is first-order knock-out: gradient x weight, summed over the expert's neurons.
-Read it as: affinity says where the text is sent, gradient (nats) what the answer would lose without the expert.
+Read it as: affinity says where the text is sent, gradient what the answer's logit would lose without the expert.
 Does not show: where knowledge is stored. Affinity follows traffic and can miss the expert that holds the facts; hold
 it against the same reading on the near facts, and confirm by an edit.
 """
@@ -31,7 +31,7 @@ class ExpertAttribution(Method):
     """How much every expert has to do with the facts."""
 
     score: Literal["affinity", "gradient"] = "affinity"
-    """Traffic (share of the routing probability), or the first-order effect on the answer's log-probability (nats)."""
+    """Traffic (share of the routing probability), or the first-order effect on the answer's logit."""
     gate: Gate = "kept"
     """For affinity: the router's probability where the expert is chosen and 0 elsewhere (as published), the `full`
     softmax, or the chosen probabilities `renormalised` to sum to 1."""
@@ -47,7 +47,7 @@ class ExpertAttribution(Method):
         sites = tuple(str(Site(layer, "expert", e)) for layer in model.mixture_layers
                       for e in range(model.value_vectors(layer).n_experts or 0))
         labels = {"site": sites, "fact": tuple(f"{i}: {fact.prompt}" for i, fact in enumerate(facts))}
-        units = "share of routing probability" if self.score == "affinity" else "nats"
+        units = "share of routing probability" if self.score == "affinity" else "logits"
         return Trace("expert_attribution", values.numpy(), ("site", "fact"), units, labels, about | {
             "options": self.spec(), "experts_per_token": top_k,
             "axes": {"site": "experts, L2.expert[5] is expert 5 of layer 2",

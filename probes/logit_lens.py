@@ -70,7 +70,7 @@ def lens_scores(model: HookedModel, encoded: Sequence[Encoded]
     for batch, targets in chunks(encoded):
         acts = model.run(batch, read=list(model.stream.values()), logits=False).acts
         rows = len(batch.ids)
-        for_layers = [token_scores(model.decode(acts[site][targets.row, targets.position]), targets.token)
+        for_layers = [logprob_and_rank(model.decode(acts[site][targets.row, targets.position]), targets.token)
                       for site in model.stream.values()]
         logprobs.append(torch.stack([sum_by_row(logprob, targets.row, rows) for logprob, _ in for_layers]).cpu())
         ranks.append(torch.stack([torch.zeros(rows).scatter_reduce(0, targets.row, rank.float().cpu(), "amax")
@@ -78,8 +78,8 @@ def lens_scores(model: HookedModel, encoded: Sequence[Encoded]
     return torch.cat(logprobs, dim=1), torch.cat(ranks, dim=1)
 
 
-def token_scores(logits: Float[Tensor, "n vocab"], token: Int[Tensor, " n"]
-                 ) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
+def logprob_and_rank(logits: Float[Tensor, "n vocab"], token: Int[Tensor, " n"]
+                     ) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
     """Log-probability of each token, and its rank among all tokens (1 is first)."""
     logits, token = logits.float(), token.to(logits.device)[:, None]
     rank = (logits > logits.gather(-1, token)).sum(dim=-1) + 1

@@ -4,8 +4,9 @@ For neuron j with coefficient m_j and value vector v_j, sum over d of v_j[d] * d
 of m_j * dL/dm_j, which is activation times gradient. So one backward pass scores every neuron of every layer and of
 every expert, and no hook inside the fused expert kernels is needed.
 
-Read it as: the change of the answer's log-probability (nats, mean over facts) that the neuron is responsible for;
-positive means it speaks for the answer. It is a first-order estimate: confirm by ablating.
+Read it as: how much of the answer's logit (less the mean logit; mean over facts) the neuron is responsible for;
+positive means it speaks for the answer. The logit is used because the log-probability saturates: where a model is
+sure, its gradient vanishes and with it every effect. A first-order estimate: confirm by ablating.
 Source: gradient x activation attribution (Simonyan et al. 2013; used to locate knowledge neurons by Dai et al. 2022,
 https://arxiv.org/abs/2104.08696, who integrate it along a path; the plain product is used here).
 """
@@ -22,10 +23,10 @@ from workbench.scoring import chunks, score_batch
 
 
 def neuron_effects(model: HookedModel, facts: Sequence[Fact]) -> list[Float[Tensor, "..."]]:
-    """First-order effect of every neuron on the answers' log-probability.
+    """First-order effect of every neuron on the answers' logit.
 
     Returns:
-        One tensor a layer, (neuron,) in a dense MLP or (expert, neuron) in a mixture, in nats per fact.
+        One tensor a layer, (neuron,) in a dense MLP or (expert, neuron) in a mixture, in logits per fact.
     """
     found = [model.value_vectors(layer) for layer in range(model.n_layers)]
     total = [torch.zeros_like(v.vectors[..., 0], dtype=torch.float32) for v in found]
@@ -35,7 +36,7 @@ def neuron_effects(model: HookedModel, facts: Sequence[Fact]) -> list[Float[Tens
         for weight in weights:
             weight.requires_grad_(True)
         for batch, targets in chunks(model.encode(facts)):
-            objective = score_batch(model, batch, targets, grad=True).logprob.sum()
+            objective = score_batch(model, batch, targets, grad=True).logit.sum()
             gradients = torch.autograd.grad(objective, weights)
             for i, (vectors, gradient) in enumerate(zip(found, gradients, strict=True)):
                 total[i] += (vectors.as_rows(gradient) * vectors.vectors.detach()).sum(dim=-1).float()

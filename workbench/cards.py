@@ -27,18 +27,22 @@ class EditLike(Protocol):
     @property
     def fitted_to(self) -> str:
         """Identity of the model; empty for an edit that fits any."""
+        ...
 
     @property
     def kind(self) -> str:
         """`weights`, `hooks` or `prompt`."""
+        ...
 
     @property
     def made_by(self) -> Mapping[str, Any]:
         """Method and options."""
+        ...
 
     @property
     def notes(self) -> Mapping[str, Any]:
         """What the method wants a reader to know."""
+        ...
 
 
 def trace_card(trace: Trace) -> str:

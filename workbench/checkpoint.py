@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.errors import BadInput
 
 if TYPE_CHECKING:
-    from workbench.model import HookedModel
+    import workbench.model
 
 log = logging.getLogger("workbench")
 
@@ -83,7 +83,7 @@ class Checkpoint:
 
         return AutoTokenizer.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
 
-    def open(self, device: str = "cpu", dtype: str = "auto", check: bool = True) -> "HookedModel":
+    def open(self, device: str = "cpu", dtype: str = "auto", check: bool = True) -> "workbench.model.HookedModel":
         """Load the weights and prove that they are understood.
 
         Args:
@@ -121,7 +121,7 @@ class Checkpoint:
                            "executed. Convert it to an architecture that transformers knows")
 
 
-def save_checkpoint(model: "HookedModel", out: Path) -> Checkpoint:
+def save_checkpoint(model: "workbench.model.HookedModel", out: Path) -> Checkpoint:
     """Write the open model, with whatever weight edits it wears, as an ordinary Hugging Face folder.
 
     Every file of the source folder but the weights is copied verbatim. The folder appears whole or not at all.

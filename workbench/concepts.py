@@ -9,8 +9,6 @@ empty and is reported as not measured, never as zero.
 import hashlib
 import json
 from collections.abc import Iterator
-from functools import cached_property
-from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -42,7 +40,7 @@ class Fact(BaseModel):
     """Prompts for the same answer in a form the source never uses (questions, lists, novel frames)."""
 
     @model_validator(mode="after")
-    def _sound(self) -> Self:
+    def _sound(self) -> "Fact":
         for name in ("subject", "prompt", "answer"):
             if not getattr(self, name).strip():
                 raise ValueError(f"field {name!r} is empty; give it some text")
@@ -90,9 +88,12 @@ class FactSet(BaseModel):
     def __iter__(self) -> Iterator[Fact]:  # type: ignore[override]  # iterating a set of facts gives facts
         return iter(self.facts)
 
-    @cached_property
+    @property
     def digest(self) -> str:
-        """sha256 over the facts themselves; the name and the source do not enter."""
+        """sha256 over the facts themselves; the name and the source do not enter.
+
+        Not cached: `model_copy` would carry the old digest over to the changed copy.
+        """
         rows = [fact.model_dump(mode="json") for fact in self.facts]
         return hashlib.sha256(json.dumps(rows, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
@@ -138,7 +139,7 @@ class Concept(BaseModel):
     jailbreaks: tuple[str, ...] = ()
     """Templates holding {prompt} (and perhaps {subject}) that try to talk a model into answering."""
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """sha256 over all facts and texts."""
         parts = [self.forget.digest, self.near.digest, self.far.digest, self.never_taught.digest,

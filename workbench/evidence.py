@@ -6,12 +6,12 @@ Reports are plain JSON (no NaN), so they can be read without this package and ju
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:
-    import pandas as pd
+    import pandas
 
 SCHEMA_VERSION = 1
 
@@ -21,7 +21,7 @@ Status = Literal["PASS", "WARN", "FAIL", "INCONCLUSIVE", "NOT_RUN", "ERROR"]
 Utility = Literal["intact", "degraded", "broken", "not measured"]
 
 LEVELS = (
-    ("U0", "not removed", "the model behaves like the base on direct prompts"),
+    ("U0", "still there", "the model behaves like the base on direct prompts"),
     ("U1", "suppressed on tested prompts", "direct forget prompts fail"),
     ("U2", "suppressed robustly", "paraphrases, other formats, sampling, in-context and jailbreak prompts fail too"),
     ("U3", "not decodable inside beyond control", "probes, lens, concept vectors and depth show no more than the control"),
@@ -93,7 +93,7 @@ class Evidence(Frozen):
     """What a reader should know."""
 
     @model_validator(mode="after")
-    def _missing_is_not_zero(self) -> Self:
+    def _missing_is_not_zero(self) -> "Evidence":
         if (self.value is None) != (self.why_missing is not None):
             raise ValueError(f"claim {self.claim!r}: value is None exactly when why_missing is given")
         if (self.value is None) != (self.status in ("NOT_RUN", "ERROR")):
@@ -162,7 +162,7 @@ class AuditReport(Frozen):
         """The evidence for one claim."""
         return next(e for e in self.evidence if e.claim == claim)
 
-    def to_frame(self) -> "pd.DataFrame":
+    def to_frame(self) -> "pandas.DataFrame":
         """One row a claim."""
         import pandas as pd
 
@@ -190,7 +190,7 @@ def flat(evidence: Evidence) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for name, value in evidence.model_dump(mode="json").items():
         if name in ESTIMATES:
-            row |= {f"{name}_{k}": None if value is None else value[k] for k in ("mean", "low", "high", "n")}
+            row |= {f"{name}_{k}": None if value is None else value[k] for k in Estimate.model_fields}
         else:
             row[name] = value
     return row

@@ -30,7 +30,7 @@ class Band:
     high: np.ndarray
     """Upper end."""
     items: int
-    """Facts (or texts) it is a mean over; 0 when the trace has no such axis."""
+    """Facts (or texts) that were read anywhere along the axis; 0 when the trace has no such axis."""
     item: str
     """What an item is: `fact` or `text`."""
     seeds: int
@@ -38,10 +38,10 @@ class Band:
 
     @property
     def of_what(self) -> str:
-        """What the mean is over, in words."""
+        """What the mean is over, in words and brackets; empty when there is nothing to take a mean over."""
         parts = [f"{count} {word}{'s' if count > 1 else ''}"
                  for count, word in ((self.items, self.item), (self.seeds, "seed")) if count]
-        return " × ".join(parts) or "single readings"
+        return f" ({' × '.join(parts)})" if parts else ""
 
 
 def band_of(trace: Trace, along: str | None = None, seed: int = 0) -> Band:
@@ -61,7 +61,8 @@ def band_of(trace: Trace, along: str | None = None, seed: int = 0) -> Band:
     alone = read.sum(axis=(1, 2)) < 2
     low[alone], high[alone] = np.nan, np.nan
     labels = trace.labels[along] if along else ("mean",)
-    return Band(labels, mean, low, high, _size(trace, item), item, _size(trace, "seed"))
+    items = int(read.any(axis=(0, 1)).sum()) if item in trace.axes else 0
+    return Band(labels, mean, low, high, items, item, _size(trace, "seed"))
 
 
 def _cube(trace: Trace, along: str | None, item: str) -> np.ndarray:
@@ -102,7 +103,8 @@ def _interval(filled: np.ndarray, read: np.ndarray, clusters: np.ndarray, seed: 
 
 
 def _ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    ratio: np.ndarray = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return ratio
 
 
 def _percentile(means: np.ndarray, level: float) -> np.ndarray:

@@ -94,7 +94,7 @@ def _ranked(figure: go.Figure, trace: Trace, axis: str, found: tuple[list[int], 
     unread = int((~np.isfinite(trace.scores(axis))).sum())
     names = [plain(trace.labels[axis][i], 60) for i in order]
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=names[::-1])
-    figure.update_xaxes(title_text=plain(trace.units))
+    figure.update_xaxes(title_text=plain(trace.units), rangemode="tozero")
     of = f"top {len(order)} of {total}" if len(order) < total else f"all {total}"
     missing = f"; {unread} not measured" if unread else ""
     return finish(figure, f"{trace.name} ({of}, by {axis})", f"{trace.name} ({trace.units}), {of} by {axis}: {top}"

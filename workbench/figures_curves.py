@@ -38,10 +38,10 @@ def compare_layers(traces: Mapping[str, Trace], title: str, units: str, chance: 
     if chance is not None:
         figure.add_hline(y=chance, line={"color": INK, "width": 1, "dash": "longdashdot"})
         figure.add_annotation(x=1, xref="paper", y=chance, text=f"chance {number(chance)}", showarrow=False,
-                              xanchor="right", yanchor="bottom", font={"size": 11})
+                              xanchor="right", yanchor="bottom", font={"size": 11}, bgcolor="rgba(255,255,255,0.8)")
     order = list(dict.fromkeys(label for band in bands.values() for label in band.labels))
     figure.update_xaxes(title_text="layer", type="category", categoryorder="array", categoryarray=order)
-    figure.update_yaxes(title_text=plain(units))
+    figure.update_yaxes(title_text=plain(units), rangemode="tozero")
     peaks = "; ".join(_peak(role, band) for role, band in bands.items())
     floor = "" if chance is None else f"; chance is {number(chance)}"
     return finish(figure, title, f"{title} by layer ({units}), mean and 95% band: {peaks}{floor}.")
@@ -64,7 +64,7 @@ def relearn_curves(traces: Mapping[str, Trace], title: str = "Relearning") -> go
         x = steps[role] if to_scale else None
         _curve(figure, role, band, list(band.labels) if x is None else x, look_of(role, position), ("step", units))
     figure.update_xaxes(title_text="relearning steps", type="linear" if to_scale else "category")
-    figure.update_yaxes(title_text=plain(units))
+    figure.update_yaxes(title_text=plain(units), rangemode="tozero")
     ways = "; ".join(_way(role, band) for role, band in bands.items())
     return finish(figure, title, f"{title}: {units} against relearning steps, mean and 95% band: {ways}.")
 
@@ -79,18 +79,20 @@ def compare_means(readings: Mapping[str, Mapping[str, Trace]], title: str, units
     """
     figure = go.Figure()
     roles = list(dict.fromkeys(role for by_role in readings.values() for role in by_role))
-    said = []
-    for position, role in enumerate(roles):
-        bands = {name: band_of(by_role[role]) for name, by_role in readings.items() if role in by_role}
-        _dots(figure, role, bands, look_of(role, position), units)
-        said.append(f"{role} " + ", ".join(f"{number(float(b.mean[0]))} ({name})" for name, b in bands.items()))
+    found = {role: {name: band_of(by_role[role]) for name, by_role in readings.items() if role in by_role}
+             for role in roles}
+    for position, role in reversed(list(enumerate(roles))):  # plotly stacks upwards: the first role ends on top
+        _dots(figure, role, found[role], look_of(role, position), units)
+    said = [f"{name}: " + ", ".join(f"{role} {number(float(found[role][name].mean[0]))}" for role in by_role)
+            for name, by_role in readings.items()]
     names = [plain(name, 60) for name in readings]
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=names[::-1],
                         range=[-0.7, len(names) - 0.3])
-    figure.update_xaxes(title_text=plain(units))
+    figure.update_xaxes(title_text=plain(units), rangemode="tozero")
     figure.update_layout(scattermode="group", scattergap=0.55)
-    alt = f"{title} ({units}), mean and 95% interval: {'; '.join(said)}."
-    return finish(figure, title, alt, 150 + 30 * len(names) + 12 * len(names) * len(roles))
+    alt = f"{title}, mean and 95% interval. {'; '.join(said).capitalize()}."
+    finish(figure, title, alt, 140 + (20 + 14 * len(roles)) * len(names))
+    return figure.update_layout(legend={"traceorder": "reversed"})
 
 
 def _dots(figure: go.Figure, role: str, bands: Mapping[str, Band], look: Look, units: str) -> None:
@@ -122,7 +124,7 @@ def _curve(figure: go.Figure, role: str, band: Band, x: list[str] | list[float],
         figure.add_scatter(x=outline_x, y=outline_y, fill="toself", fillcolor=_faint(look.color), mode="lines",
                            line={"width": 0}, hoverinfo="skip", showlegend=False, legendgroup=role)
     figure.add_scatter(
-        x=x, y=band.mean, name=f"{plain(role)} ({band.of_what})", legendgroup=role, mode="lines+markers",
+        x=x, y=band.mean, name=plain(role), legendgroup=role, mode="lines+markers",
         connectgaps=False, line={"color": look.color, "dash": look.dash, "width": 2},
         marker={"color": look.color, "symbol": look.marker, "size": 7},
         customdata=np.stack([band.low, band.high], axis=1), meta=describes("", role, *columns, ["low", "high"]),
@@ -155,12 +157,12 @@ def _peak(role: str, band: Band) -> str:
     best = int(np.nanargmax(band.mean))
     low, high = float(band.low[best]), float(band.high[best])
     span = f" [{number(low)}, {number(high)}]" if np.isfinite(low) else ""
-    return f"{role} highest {number(float(band.mean[best]))}{span} at layer {band.labels[best]} ({band.of_what})"
+    return f"{role} highest {number(float(band.mean[best]))}{span} at layer {band.labels[best]}{band.of_what}"
 
 
 def _way(role: str, band: Band) -> str:
     return (f"{role} goes from {number(float(band.mean[0]))} at step {band.labels[0]} to "
-            f"{number(float(band.mean[-1]))} at step {band.labels[-1]} ({band.of_what})")
+            f"{number(float(band.mean[-1]))} at step {band.labels[-1]}{band.of_what}")
 
 
 def _numbers(labels: tuple[str, ...]) -> list[float] | None:

@@ -61,7 +61,8 @@ class Grid:
         read = np.isfinite(self.values)
         count = read.sum(axis=-1)
         total = np.where(read, self.values, 0.0).sum(axis=-1)
-        return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+        mean: np.ndarray = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+        return mean
 
 
 def is_map(trace: Trace) -> bool:
@@ -130,7 +131,7 @@ def _names(rows: Sequence[int | None]) -> tuple[str, ...]:
     return tuple("embed" if layer is None else str(layer) for layer in rows)
 
 
-def map_figure(trace: Trace) -> go.Figure:
+def map_figure(trace: Trace, title: str = "") -> go.Figure:
     """One model's map: a panel a site part, layers upwards."""
     grids = grids_of(trace)
     figure = make_subplots(1, len(grids), subplot_titles=[plain(grid.part) for grid in grids], shared_yaxes=True,
@@ -139,17 +140,19 @@ def map_figure(trace: Trace) -> go.Figure:
         _panel(figure, grid, grid.part, grid.mean, (1, column))
     scale = color_scale(np.concatenate([grid.mean.reshape(-1) for grid in grids]))
     best = max(grids, key=lambda grid: np.nan_to_num(grid.mean, nan=-np.inf).max())
-    alt = f"{trace.name} ({trace.units}), mean over {_facts(grids[0])}: {_peak(best)}."
-    return _finish(figure, grids, scale, (trace.name, trace.units, alt))
+    alt = f"{title or trace.name} ({trace.units}), mean over {_facts(grids[0])}: {_peak(best)}.{_unread(grids)}"
+    tallest = max(grids, key=lambda grid: len(grid.rows))
+    return _finish(figure, [tallest], scale, (title or trace.name, trace.units, alt))
 
 
-def compare_maps(before: Trace, after: Trace, reference: Trace | None = None) -> go.Figure:
+def compare_maps(before: Trace, after: Trace, reference: Trace | None = None, title: str = "") -> go.Figure:
     """The same map of two or three models, and the difference after minus before, on one scale.
 
     Args:
         before: the base model.
         after: the audited checkpoint.
         reference: the model retrained without the concept, if there is one.
+        title: what was read; the trace's name when empty.
 
     Raises:
         BadInput: when the traces do not have the same sites and columns.
@@ -173,9 +176,10 @@ def compare_maps(before: Trace, after: Trace, reference: Trace | None = None) ->
         greyed, total = greyed + int(noise.sum()), total + noise.size
     drawn = np.concatenate([panel.reshape(-1) for panel in _panels(sides)])
     tops = "; ".join(f"{name}: {_peak(max(grids, key=_top))}" for name, grids in sides.items())
-    alt = (f"{before.name} ({before.units}), mean over {_facts(sides['after'][0])}. {tops}. In the difference "
-           f"{greyed} of {total} cells lie inside the noise floor and are grey.")
-    return _finish(figure, sides["before"], diverging_scale(drawn), (before.name, before.units, alt))
+    alt = (f"{title or before.name} ({before.units}), mean over {_facts(sides['after'][0])}. {tops}. In the difference "
+           f"{greyed} of {total} cells lie inside the noise floor and are grey."
+           f"{_unread([grid for grids in sides.values() for grid in grids])}")
+    return _finish(figure, sides["before"], diverging_scale(drawn), (title or before.name, before.units, alt))
 
 
 def difference_of(before: Grid, after: Grid, paired: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -190,7 +194,7 @@ def _standard_error(grid: Grid) -> np.ndarray:
     count = np.isfinite(grid.values).sum(axis=-1)
     spread = np.where(np.isfinite(grid.values), grid.values - grid.mean[..., None], 0.0)
     variance = np.divide((spread**2).sum(axis=-1), count - 1, out=np.full(count.shape, np.nan), where=count > 1)
-    return np.sqrt(variance / np.maximum(count, 1))
+    return np.asarray(np.sqrt(variance / np.maximum(count, 1)))
 
 
 def _difference(figure: go.Figure, pair: tuple[Grid, Grid], paired: bool, place: tuple[int, int]) -> np.ndarray:
@@ -201,11 +205,12 @@ def _difference(figure: go.Figure, pair: tuple[Grid, Grid], paired: bool, place:
     noise = np.isfinite(change) & ~(np.abs(change) >= NOISE_FLOOR * error)
     _panel(figure, after, f"{after.part} after − before".strip(), change, place, (error, noise))
     row, column = place
+    marks = np.where(noise & (noise.size <= MARKED_CELLS), "≈", "")
     figure.add_heatmap(z=np.where(noise, 1.0, np.nan), x=_labels(after.columns), y=_labels(after.rows),
                        colorscale=[[0, NOISE], [1, NOISE]], showscale=False, hoverinfo="skip", xgap=1, ygap=1,
-                       texttemplate="≈" if noise.size <= MARKED_CELLS else "", textfont={"color": MUTED, "size": 10},
+                       text=marks, texttemplate="%{text}", textfont={"color": MUTED, "size": 10},
                        row=row, col=column)
-    return noise
+    return np.asarray(noise)
 
 
 def _panel(figure: go.Figure, grid: Grid, series: str, values: np.ndarray, place: tuple[int, int],
@@ -228,14 +233,14 @@ def _panel(figure: go.Figure, grid: Grid, series: str, values: np.ndarray, place
                            row=row, col=column)
 
 
-def _finish(figure: go.Figure, grids: Sequence[Grid], scale: dict[str, object], words: tuple[str, str, str]
+def _finish(figure: go.Figure, stacked: Sequence[Grid], scale: dict[str, object], words: tuple[str, str, str]
             ) -> go.Figure:
+    """Axes, colour bar and height; `stacked` are the panels that lie above each other."""
     name, units, alt = words
     figure.update_xaxes(type="category", showgrid=False)
     figure.update_yaxes(type="category", showgrid=False)
     figure.update_yaxes(title_text="layer", col=1)
-    rows = len(figure._grid_ref)
-    tall = sum(max(150, min(420, 60 + 20 * len(grid.rows))) for grid in grids[:rows])
+    tall = sum(max(150, min(420, 60 + 20 * len(grid.rows))) for grid in stacked)
     finish(figure, name, alt, 110 + tall + 60)
     bar = {"title": {"text": plain(units, 40), "side": "right"}, "thickness": 12, "len": 1}
     figure.update_layout(coloraxis={**scale, "colorbar": bar}, margin={"t": 74})
@@ -264,8 +269,13 @@ def _top(grid: Grid) -> float:
 
 
 def _facts(grid: Grid) -> str:
-    count = grid.values.shape[-1]
+    count = int(np.isfinite(grid.values).any(axis=(0, 1)).sum())
     return f"{count} fact{'s' if count != 1 else ''}"
+
+
+def _unread(grids: Sequence[Grid]) -> str:
+    count = sum(int((~np.isfinite(grid.mean)).sum()) for grid in grids)
+    return f" {count} cells were not measured and bear a cross." if count else ""
 
 
 def _peak(grid: Grid) -> str:

@@ -129,8 +129,8 @@ def finish(figure: go.Figure, title: str, alt: str, height: int = 380) -> go.Fig
     figure.update_layout(
         template="plotly_white", height=height, meta={"alt": alt},
         font={"family": FONT, "size": 12, "color": INK},
-        title={"text": plain(title, 110), "x": 0, "xanchor": "left", "xref": "paper", "y": 1, "yanchor": "top",
-               "yref": "container", "pad": {"t": 12}, "font": {"size": 14}},
+        title={"text": plain(title, 110), "x": 0, "xanchor": "left", "xref": "container", "y": 1, "yanchor": "top",
+               "yref": "container", "pad": {"t": 12, "l": 4}, "font": {"size": 14}},
         margin={"l": 60, "r": 20, "t": 62, "b": 48},
         legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "title": {"text": ""}},
         hoverlabel={"font": {"family": FONT}},
@@ -140,7 +140,8 @@ def finish(figure: go.Figure, title: str, alt: str, height: int = 380) -> go.Fig
 
 def alt_text(figure: go.Figure) -> str:
     """The sentence that says what a figure shows; empty for a figure that is not ours."""
-    meta = figure.layout.meta
+    layout: Any = figure.layout
+    meta = layout.meta
     return str(meta.get("alt", "")) if isinstance(meta, Mapping) else ""
 
 
@@ -161,10 +162,11 @@ def table_of(drawn: go.Figure | Trace) -> pd.DataFrame:
     """The numbers a figure draws, one row a mark; of a trace, all its numbers. What was not read is NaN."""
     if isinstance(drawn, Trace):
         return drawn.to_frame()
-    frames = [_series_table(series) for series in drawn.data if isinstance(series.meta, Mapping)]
+    every: Sequence[Any] = drawn.data
+    frames = [_series_table(series) for series in every if isinstance(series.meta, Mapping)]
     table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
     for column in ("panel", "series"):
-        if column in table and (table[column] == "").all():
+        if column in table and not any(table[column]):
             table = table.drop(columns=column)
     return table
 

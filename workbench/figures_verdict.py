@@ -1,7 +1,7 @@
 """Two pictures of a whole audit: the ladder of levels, and every difference to its control with the margin.
 
-Read it as: a level holds only when every lower one does; a difference counts as none when its whole interval lies
-inside the margin band.
+Read it as: a level holds only when every lower one does; a difference counts as none when its interval does not leave
+the margin band on the worse side.
 Does not show: how good a control is. Each panel of the forest has its own scale, because units differ.
 """
 
@@ -21,13 +21,14 @@ AXES = ("outputs", "robustness", "decodability", "storage", "recoverability", "p
 """The order axes are shown in; an axis not named here follows."""
 
 STATES = {
+    "left behind": ("✓", "#009E73", "#e3f4ee"),
     "reached": ("✓", "#009E73", "#e3f4ee"),
     "failed": ("✕", "#D55E00", "#fbeadf"),
     "undecided": ("?", "#0072B2", "#e3eff7"),
     "not run": ("–", "#6e7781", "#f3f4f6"),
     "capped": ("⊘", "#B07800", "#fdf3dc"),
 }
-"""State of a rung: symbol, line colour, fill."""
+"""State of a rung: symbol, line colour, fill. Only U0 can be left behind: standing on it is no achievement."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def rungs(report: AuditReport) -> tuple[Rung, ...]:
     found = []
     for level, (name, words, needs) in enumerate(LEVELS):
         claims = [e for e in report.evidence if e.rung == level]
-        state = "reached" if level <= report.level else _state(claims)
+        state = ("reached" if level or not report.level else "left behind") if level <= report.level else _state(claims)
         found.append(Rung(name, words, needs, state, _counts(claims), level == report.level))
     return tuple(found)
 
@@ -74,7 +75,7 @@ def _state(claims: Sequence[Evidence]) -> str:
 
 def _counts(claims: Sequence[Evidence]) -> str:
     if not claims:
-        return "no claims"
+        return ""
     held = sum(e.status in ("PASS", "WARN") for e in claims)
     said = [f"{held} of {len(claims)} hold"]
     for status in ("FAIL", "INCONCLUSIVE", "NOT_RUN", "ERROR"):
@@ -94,12 +95,12 @@ def ladder(report: AuditReport) -> go.Figure:
                        marker={"opacity": 0}, hovertemplate="%{customdata[0]}: %{customdata[3]}<extra></extra>",
                        customdata=[[r.name, r.state, r.words, r.needs, r.counts] for r in steps], showlegend=False,
                        meta=describes("", "", "step", "height", ["level", "state", "words", "needs", "claims"]))
-    reached = "; ".join(f"{r.name} {r.words}: {r.state} ({r.counts})" for r in steps)
+    reached = "; ".join(f"{r.name} {r.words}: {r.state}" + (f" ({r.counts})" if r.counts else "") for r in steps)
     capped = f" Held back by: {report.capped_by}." if report.capped_by else ""
-    finish(figure, "Ladder of levels", f"The report stands at {report.verdict}.{capped} {reached}.", 300)
+    finish(figure, "Ladder of levels", f"The report stands at {report.verdict}.{capped} {reached}.", 250)
     figure.update_xaxes(visible=False, range=[-0.5, len(steps) - 0.5], fixedrange=True)
-    figure.update_yaxes(visible=False, range=[-0.02, _height(len(steps)) + 0.02], fixedrange=True)
-    figure.update_layout(margin={"l": 0, "r": 0, "t": 40, "b": 0})
+    figure.update_yaxes(visible=False, range=[-0.02, _height(len(steps) - 1) + 0.03], fixedrange=True)
+    figure.update_layout(margin={"l": 4, "r": 4, "t": 30, "b": 4})
     return figure
 
 
@@ -112,7 +113,7 @@ def _step(figure: go.Figure, position: int, rung: Rung) -> None:
     here = rung.is_level
     figure.add_shape(type="rect", x0=position - 0.48, x1=position + 0.48, y0=0, y1=_height(position), fillcolor=fill,
                      line={"color": INK if here else line, "width": 3 if here else 1,
-                           "dash": "solid" if rung.state == "reached" else "dot"}, layer="below")
+                           "dash": "solid" if rung.state in ("reached", "left behind") else "dot"}, layer="below")
     words = "<br>".join(textwrap.wrap(plain(rung.words), 21))
     counts = "<br>".join(textwrap.wrap(plain(rung.counts), 24))
     mark = "<br><b>▲ this report</b>" if here else ""
@@ -143,7 +144,7 @@ def forest(report: AuditReport) -> go.Figure:
         alt += f" {left_out} measured claims have no control and are not drawn."
     finish(figure, "Differences to control, with margins", alt, height)
     figure.update_annotations(x=0, xanchor="left", font={"size": 13})
-    figure.update_layout(margin={"t": 84}, legend={"yref": "container", "y": 1 - 36 / height, "yanchor": "top"})
+    figure.update_layout(margin={"t": 84}, legend={"yref": "container", "y": 1 - 34 / height, "yanchor": "top"})
     return figure
 
 
@@ -166,8 +167,12 @@ def _forest_panel(figure: go.Figure, row: int, claims: Sequence[Evidence]) -> No
     ticks = [f"{plain(e.question, 62)}  <b>{plain(status_words(e))}</b>" for e in reversed(claims)]
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=names, tickvals=names, ticktext=ticks,
                         range=[-0.6, len(names) - 0.4], row=row, col=1)
-    figure.update_xaxes(zeroline=True, row=row, col=1)
-    figure.add_vline(x=0, line={"color": MUTED, "width": 1}, row=row, col=1)
+    reach = [0.0, *(end for e in claims if e.difference is not None for end in (e.difference.low, e.difference.high)),
+             *(side * e.margin for e in claims if e.margin is not None for side in (-1, 1))]
+    room = 0.06 * (max(reach) - min(reach)) or 1.0
+    figure.update_xaxes(range=[min(reach) - room, max(reach) + room], row=row, col=1)
+    figure.add_shape(type="line", x0=0, x1=0, y0=-0.6, y1=len(names) - 0.4, line={"color": MUTED, "width": 1},
+                     row=row, col=1)
 
 
 def _marks(claims: Sequence[Evidence]) -> dict[str, Any]:
@@ -191,7 +196,7 @@ def _legend(figure: go.Figure, claims: Sequence[Evidence]) -> None:
         if any(e.status == status for e in claims):
             figure.add_scatter(x=[None], y=[claims[0].claim], mode="markers", name=f"{look.symbol} {look.word}",
                                marker={"color": look.color, "symbol": look.marker, "size": 10}, row=1, col=1)
-    figure.add_scatter(x=[None], y=[claims[0].claim], mode="markers", name="margin: counts as no difference",
+    figure.add_scatter(x=[None], y=[claims[0].claim], mode="markers", name="margin",
                        marker={"color": "#e4e8ec", "symbol": "square", "size": 14}, row=1, col=1)
 
 

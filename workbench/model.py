@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -27,7 +27,7 @@ from workbench.sites import Site
 from workbench.tokens import Batch, Encoded, encode
 
 if TYPE_CHECKING:
-    from workbench.training import TrainingLog, TrainingOptions
+    import workbench.training
 
 Rewrite = Callable[[Tensor], Tensor]
 """What a site's value becomes: (row, pos, width) in, the same shape out."""
@@ -118,7 +118,7 @@ class HookedModel:
 
             require_sound(self)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "HookedModel":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
@@ -259,8 +259,8 @@ class HookedModel:
         return [name for name, p in self.hf.named_parameters() if p.ndim >= 2 and name.startswith(blocks)]
 
     def train(self, items: Sequence[Any], collate: Callable[[list[Any]], dict[str, Tensor]],
-              loss: Callable[[PreTrainedModel, dict[str, Tensor]], Float[Tensor, ""]], options: "TrainingOptions",
-              **more: Any) -> "TrainingLog":
+              loss: Callable[[PreTrainedModel, dict[str, Tensor]], Float[Tensor, ""]], options: "workbench.training.TrainingOptions",
+              **more: Any) -> "workbench.training.TrainingLog":
         """Train the model in place (`workbench.training.train`). Borrow it with `workbench.edits.kept` or `fit_weights`."""
         from workbench.training import train  # loads the trainer, which reading does not need
 

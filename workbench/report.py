@@ -43,6 +43,7 @@ def write_report(report: AuditReport, out: Path, traces: Mapping[str, Mapping[st
 
     Raises:
         BadInput: when the folder cannot be written (read-only, disk full).
+        ValueError: when an estimate is NaN; what was not measured is None with a reason.
     """
     view = view_of(report, traces, _argv(out))
     # Everything is made before anything is written: a report that cannot be rendered leaves the old files alone.
@@ -103,12 +104,12 @@ def card(report: AuditReport) -> str:
 
 
 def _html(view: Mapping[str, Any]) -> str:
-    return render("report.html", {**view, "style": _style(), "plotly": Markup(get_plotlyjs())})  # noqa: S704
+    return render("report.html", {**view, "style": _style(), "plotly": Markup(get_plotlyjs())})
 
 
 @cache
 def _style() -> Markup:
-    return Markup(resources.files("workbench").joinpath("templates/report.css").read_text("utf-8"))  # noqa: S704
+    return Markup(resources.files("workbench").joinpath("templates/report.css").read_text("utf-8"))
 
 
 def _parquet(report: AuditReport) -> bytes:

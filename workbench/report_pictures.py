@@ -222,7 +222,7 @@ def _draw(key: Key, by_role: Mapping[str, Trace]) -> go.Figure:
     if kind == "relearning":
         return relearn_curves(by_role, title)
     if kind == "map" and "base" in by_role and "checkpoint" in by_role:
-        return compare_maps(by_role["base"], by_role["checkpoint"], by_role.get("reference"))
+        return compare_maps(by_role["base"], by_role["checkpoint"], by_role.get("reference"), title)
     if kind == "map":
         return figure_of(trace)
     if kind == "measures":

@@ -50,7 +50,7 @@ def view_of(report: AuditReport, traces: RoleTraces | None = None, argv: Sequenc
         "budgets": _budgets(report, traces or {}), "not_tried": NOT_TRIED, "statistics": STATISTICS,
         "limitations": LIMITATIONS, "notes": [e for e in report.evidence if e.note], "glossary": GLOSSARY,
         "options": list(_flat(report.options)), "environment": list(_flat(report.environment)),
-        "command": _command(report, argv),
+        "command": _command(report, argv), "command_known": bool(argv),
     }
 
 
@@ -107,9 +107,9 @@ def _shown(picture: Picture, counter: Iterator[int]) -> dict[str, Any]:
     shown = {"id": f"picture-{next(counter)}", "title": picture.title, "why": picture.why, "drawn": False}
     if picture.figure is None:
         return shown
-    table = table_of(picture.figure)
+    table, layout = table_of(picture.figure), picture.figure.to_dict()["layout"]
     return shown | {"drawn": True, "alt": alt_text(picture.figure), "json": _script_safe(picture.figure),
-                    "height": int(picture.figure.layout.height or 380), "columns": [str(c) for c in table.columns],
+                    "height": int(layout["height"]), "columns": [str(c) for c in table.columns],
                     "rows": _rows(table), "total": len(table), "shown": min(len(table), TABLE_ROWS)}
 
 
@@ -128,7 +128,7 @@ def _text(value: Any) -> str:
 def _script_safe(figure: go.Figure) -> Markup:
     """Figure JSON that cannot end the script element it stands in."""
     text = str(figure.to_json()).replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-    return Markup(text)  # noqa: S704  (cannot hold a tag any more)
+    return Markup(text)  # cannot hold a tag any more
 
 
 def _budgets(report: AuditReport, traces: RoleTraces) -> list[tuple[str, str]]:
@@ -141,7 +141,8 @@ def _budgets(report: AuditReport, traces: RoleTraces) -> list[tuple[str, str]]:
                                                   else None)
             if attack:
                 found[attack] = _option(made) if made else _option_named(report.options, attack) or "not recorded"
-    return [(attack, text if len(text) <= LONGEST else text[: LONGEST - 1] + "…") for attack, text in sorted(found.items())]
+    short = {attack: text if len(text) <= LONGEST else text[: LONGEST - 1] + "…" for attack, text in found.items()}
+    return sorted(short.items())
 
 
 def _option_named(options: Mapping[str, Any], name: str) -> str | None:

@@ -31,6 +31,8 @@ class Scores:
     """How many tokens the answer has."""
     greedy: Bool[Tensor, " n"]
     """Whether greedy decoding gives the answer."""
+    logit: Float[Tensor, " n"]
+    """Sum of the answer tokens' logits, each less the mean logit of the vocabulary; does not saturate."""
 
     @property
     def probability(self) -> Float[Tensor, " n"]:
@@ -68,13 +70,12 @@ def chunks(encoded: Sequence[Encoded], size: int = CHUNK) -> Iterator[tuple[Batc
         yield batch_of(encoded[start : start + size])
 
 
-def token_logprobs(model: HookedModel, resid: Float[Tensor, "n d_model"], token: Int[Tensor, " n"]
-                   ) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
-    """Log-probability of each token at a final residual state, and whether it is the most likely one."""
-    logits = model.decode(resid).float()
+def token_scores(logits: Float[Tensor, "n vocab"], token: Int[Tensor, " n"]
+                 ) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"], Float[Tensor, " n"]]:
+    """Log-probability of each token, whether it is the most likely one, and its logit less the mean logit."""
     token = token.to(logits.device)
-    chosen = torch.log_softmax(logits, dim=-1).gather(-1, token[:, None])[:, 0]
-    return chosen, logits.argmax(dim=-1) == token
+    chosen = logits.gather(-1, token[:, None])[:, 0]
+    return chosen - logits.logsumexp(dim=-1), logits.argmax(dim=-1) == token, chosen - logits.mean(dim=-1)
 
 
 def sum_by_row(values: Float[Tensor, " n"], row: Int[Tensor, " n"], rows: int) -> Float[Tensor, " row"]:
@@ -88,16 +89,18 @@ def score_batch(model: HookedModel, batch: Batch, targets: Targets, *,
     last = Site(model.n_layers - 1, "resid_post")
     resid = model.run(batch, read=[last], rewrite=rewrite, logits=False, grad=grad).acts[last]
     with torch.set_grad_enabled(grad):
-        logprob, best = token_logprobs(model, resid[targets.row, targets.position], targets.token)
+        logits = model.decode(resid[targets.row, targets.position]).float()
+        logprob, best, logit = token_scores(logits, targets.token)
         rows = len(batch.ids)
         wrong = sum_by_row((~best).float(), targets.row, rows)
-        return Scores(sum_by_row(logprob, targets.row, rows), targets.row.bincount(minlength=rows), wrong == 0)
+        return Scores(sum_by_row(logprob, targets.row, rows), targets.row.bincount(minlength=rows), wrong == 0,
+                      sum_by_row(logit, targets.row, rows))
 
 
 def score(model: HookedModel, facts: Sequence[Fact]) -> Scores:
     """Score the answers of facts, in order, without gradients; results are on the CPU."""
     parts = [score_batch(model, batch, targets) for batch, targets in chunks(model.encode(facts))]
-    return Scores(*(torch.cat([getattr(p, name).cpu() for p in parts]) for name in ("logprob", "tokens", "greedy")))
+    return Scores(*(torch.cat([getattr(p, name).cpu() for p in parts]) for name in ("logprob", "tokens", "greedy", "logit")))
 
 
 def score_candidates(model: HookedModel, facts: Sequence[Fact]) -> list[Float[Tensor, " candidate"]]:

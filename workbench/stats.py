@@ -90,15 +90,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in adjusted]
 
 
-def auc(higher: Values, lower: Values) -> float:
+def auc(higher: Float[np.ndarray, " m"], lower: Float[np.ndarray, " n"]) -> float:
     """Probability that an item of the first group exceeds one of the second (ties count half)."""
     from scipy.stats import mannwhitneyu
 
     return float(mannwhitneyu(higher, lower).statistic / (len(higher) * len(lower)))
 
 
-def bootstrap_auc(higher: Values, lower: Values, clusters: tuple[Sequence[str], Sequence[str]], seed: int = 0,
-                  draws: int = 1000) -> Draws:
+def bootstrap_auc(higher: Float[np.ndarray, " m"], lower: Float[np.ndarray, " n"],
+                  clusters: tuple[Sequence[str], Sequence[str]], seed: int = 0, draws: int = 1000) -> Draws:
     """Cluster bootstrap of an AUC; the two groups are resampled independently."""
     wins = (higher[:, None] > lower[None, :]) + 0.5 * (higher[:, None] == lower[None, :])
     rng = np.random.default_rng(seed)

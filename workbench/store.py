@@ -20,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from workbench.checkpoint import file_digest
 from workbench.errors import BadInput
 
 SCHEMA_VERSION = 1
@@ -105,7 +106,7 @@ class RunFolder:
 
     def write_manifest(self, status: str, **more: Any) -> None:
         """Record where the run stands: `started`, `success`, `error` or `interrupted`."""
-        files = {str(p.relative_to(self.path)): hashlib.sha256(p.read_bytes()).hexdigest()
+        files = {str(p.relative_to(self.path)): file_digest(p)
                  for p in sorted(self.path.rglob("*"))
                  if p.is_file() and p.name not in (MANIFEST, "events.jsonl") and not p.name.startswith(".")
                  } if status == "success" else {}
@@ -145,10 +146,13 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise BadInput(f"{str(path)!r} is not a run folder: it has no {MANIFEST}") from None
     except (OSError, json.JSONDecodeError) as error:
         raise BadInput(f"The manifest of {str(path)!r} is damaged: {error}") from None
+    if not isinstance(found, dict) or not {"status", "run_id", "files"} <= set(found):
+        raise BadInput(f"The manifest of {str(path)!r} is damaged: it lacks status, run_id or files. Run the command "
+                       "that made it again, into another folder")
     if found.get("schema_version", 0) > SCHEMA_VERSION:
-        raise BadInput(f"{str(path)!r} was written by a newer version (schema {found['schema_version']}, this one knows "
-                       f"{SCHEMA_VERSION}); update the workbench")
-    return dict(found)
+        raise BadInput(f"{str(path)!r} was written by a newer version (schema {found['schema_version']}, this one "
+                       f"knows {SCHEMA_VERSION}); update the workbench")
+    return found
 
 
 def verify(path: Path) -> list[str]:
@@ -161,7 +165,7 @@ def verify(path: Path) -> list[str]:
         file = path / name
         if not file.is_file():
             problems.append(f"{name} is missing")
-        elif hashlib.sha256(file.read_bytes()).hexdigest() != expected:
+        elif file_digest(file) != expected:
             problems.append(f"{name} was changed after the run")
     return problems
 

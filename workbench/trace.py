@@ -16,8 +16,8 @@ from workbench.errors import BadInput, did_you_mean
 from workbench.sites import Site
 
 if TYPE_CHECKING:
-    import pandas as pd
-    import plotly.graph_objects as go
+    import pandas
+    import plotly.graph_objects
 
 ITEM_AXES = ("fact", "seed")
 """Axes over which a score is a mean; along any other axis it is the largest value."""
@@ -99,14 +99,14 @@ class Trace:
 
     # ---- for people
 
-    def to_frame(self) -> "pd.DataFrame":
+    def to_frame(self) -> "pandas.DataFrame":
         """One row a number, one column an axis, and `value`."""
         import pandas as pd
 
         grid = pd.MultiIndex.from_product([self.labels[a] for a in self.axes], names=self.axes)
         return pd.DataFrame({"value": self.values.reshape(-1)}, index=grid).reset_index()
 
-    def plot(self) -> "go.Figure":
+    def plot(self) -> "plotly.graph_objects.Figure":
         """The picture of this kind of trace."""
         from workbench.figures import figure_of
 
@@ -146,7 +146,7 @@ class Trace:
             words = json.loads(beside(path, ".json").read_text())
             labels = {axis: tuple(names) for axis, names in words["labels"].items()}
             return cls(words["name"], values, tuple(words["axes"]), words["units"], labels, words["notes"])
-        except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+        except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
             raise BadInput(f"Cannot read the trace {path}: {error}. Run `workbench verify` on the run") from None
 
 

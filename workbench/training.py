@@ -27,7 +27,6 @@ from transformers import (
     PrinterCallback,
     Trainer,
     TrainerCallback,
-    TrainerControl,
     TrainerState,
     TrainingArguments,
     get_scheduler,
@@ -150,13 +149,11 @@ class _Quiet(TrainerCallback):
                  evaluate_at: Collection[int], evaluate: Callable[[int], None] | None) -> None:
         self.trainer, self.on_step, self.evaluate_at, self.evaluate = trainer, on_step, set(evaluate_at), evaluate
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
-                       **_: object) -> None:
+    def on_train_begin(self, *_: object, **__: object) -> None:
         """Step 0 is the model as it came."""
         self._measure(0)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl,
-                    **_: object) -> None:
+    def on_step_end(self, _args: TrainingArguments, state: TrainerState, *_: object, **__: object) -> None:
         """After each update."""
         if self.on_step:
             self.on_step(state.global_step, self.trainer.losses[-1])
@@ -180,8 +177,7 @@ class _Trainer(Trainer):
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> SequentialSampler:
         return SequentialSampler(train_dataset or self.train_dataset)
 
-    def compute_loss(self, model: nn.Module, inputs: Batch, return_outputs: bool = False,
-                     num_items_in_batch: Tensor | int | None = None) -> Float[Tensor, ""]:
+    def compute_loss(self, model: nn.Module, inputs: Batch, **_: object) -> Float[Tensor, ""]:
         """The caller's loss; checked here, before it can spoil any parameter."""
         value = self.loss(model, inputs)
         self.losses.append(float(value.detach()))

@@ -35,8 +35,8 @@ class GradientMethod(Method):
 
     steps: int = Field(60, ge=1)
     """Number of updates."""
-    lr: float = Field(1e-4, gt=0)
-    """Learning rate of AdamW (no weight decay)."""
+    lr: float = Field(1e-5, gt=0)
+    """Learning rate of AdamW (no weight decay); 1e-5 suits models of billions, small ones need ten times more."""
     batch_size: int = Field(16, ge=1)
     """Forget facts per update; with a retain loss as many retain facts join them."""
     seed: int = 0

@@ -24,8 +24,6 @@ from workbench.sites import Site
 class GradAscent(GradientMethod):
     """Gradient ascent on the forget answers."""
 
-    lr: float = Field(5e-5, gt=0)
-    """Learning rate of AdamW (no weight decay)."""
     retain_weight: float = Field(0.0, ge=0)
     """Weight of the ordinary loss on retain facts; 0 is plain gradient ascent, 1 is GradDiff."""
 

@@ -1,6 +1,7 @@
 """Planted models, whose true sites are known, and the stored outputs of published code."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,19 +25,23 @@ class Known(NamedTuple):
     concept: Concept
 
 
-def open_planted(arch: str, folder: Path) -> Known:
-    planted = plant(arch, seed=0)
-    return Known(Checkpoint(planted.save(folder / arch)).open(), planted, planted.concept)
+@pytest.fixture(scope="session")
+def plant_and_open(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], Known]:
+    def opened(arch: str, seed: int) -> Known:
+        planted = plant(arch, seed)
+        return Known(Checkpoint(planted.save(tmp_path_factory.mktemp("planted"))).open(), planted, planted.concept)
+
+    return opened
 
 
 @pytest.fixture(scope="session")
-def dense(tmp_path_factory: pytest.TempPathFactory) -> Known:
-    return open_planted("llama", tmp_path_factory.mktemp("planted"))
+def dense(plant_and_open: Callable[[str, int], Known]) -> Known:
+    return plant_and_open("llama", 0)
 
 
 @pytest.fixture(scope="session")
-def mixture(tmp_path_factory: pytest.TempPathFactory) -> Known:
-    return open_planted("olmoe", tmp_path_factory.mktemp("planted"))
+def mixture(plant_and_open: Callable[[str, int], Known]) -> Known:
+    return plant_and_open("olmoe", 0)
 
 
 @pytest.fixture(scope="session", params=["dense", "mixture"])

@@ -52,19 +52,21 @@ def test_windows_are_those_of_the_code():
 def test_batched_restorations_equal_single_ones(known, monkeypatch):
     model, facts = known.model, known.concept.forget
     encoded = model.encode(facts.facts)[8]  # an answer of two tokens
-    corrupted = torch.stack([e.clone() for e in subject_embeddings(model, model.encode(facts.facts))[2:5]])
-    cells = [Cell((Site(layer, part),), positions) for layer in range(3) for part in ("resid_post", "mlp_out", "attn_out")
+    corrupted = torch.stack(subject_embeddings(model, model.encode(facts.facts))[2:5:2])
+    cells = [Cell((Site(layer, part),), positions) for layer in range(3) for part in ("resid_post", "mlp_out")
              for _, positions in roles_of(encoded)]
     together = restored_logprobs(model, encoded, corrupted, cells)
-    alone = torch.cat([restored_logprobs(model, encoded, corrupted[i : i + 1], [cell]) for cell in cells for i in range(3)])
-    assert torch.allclose(together, alone.reshape(len(cells), 3), atol=1e-5)
+    alone = [restored_logprobs(model, encoded, one[None], [cell]) for cell in cells for one in corrupted]
+    assert torch.allclose(together, torch.cat(alone).reshape(len(cells), 2), atol=1e-5)
+    assert together.std() > 1
     monkeypatch.setattr("probes.causal_trace.CHUNK", 7)
     assert torch.allclose(restored_logprobs(model, encoded, corrupted, cells), together, atol=1e-5)
 
 
 def test_replacing_is_asking_about_another(known):
     model, (fact, other) = known.model, (known.concept.forget.facts[i] for i in (8, 2))
-    asked = fact.model_copy(update={"prompt": fact.prompt.replace(fact.subject, other.subject), "subject": other.subject})
+    swapped = fact.prompt.replace(fact.subject, other.subject)
+    asked = fact.model_copy(update={"prompt": swapped, "subject": other.subject})
     encoded, corrupted = model.encode([fact])[0], torch.stack(subject_embeddings(model, model.encode([other])))
     nothing, everything = restored_logprobs(model, encoded, corrupted, [Cell((), ()), Cell((EMBED,), encoded.subject)])
     assert nothing.item() == pytest.approx(score(model, [asked]).logprob.item(), abs=1e-4)
@@ -91,7 +93,8 @@ def test_finds_the_planted_layer_at_the_subject(known, corruption):
         means = trace.mean("fact")
         best = np.unravel_index(np.nanargmax(means.values), means.values.shape)
         assert (means.labels["site"][best[0]], means.labels["role"][best[1]]) == (site, "last subject")
-        assert means.values[best] > 0.9
+        # Noise stays in the stream beside what is restored, so it is restored in part.
+        assert means.values[best] > {"replace": 0.9, "noise": 0.4}[corruption]
         assert np.nanmax(np.delete(means.values.flatten(), np.ravel_multi_index(best, means.values.shape))) < 0.1
 
 
@@ -111,8 +114,9 @@ def test_roles_absent_from_a_fact_are_not_zero(known):
 
 def test_every_position_has_one_role():
     long = Encoded(tuple(range(12)), 9, (2, 3, 4, 5))
-    assert roles_of(long) == [("first subject", (2,)), ("middle subject", (3,)), ("middle subject", (4,)),
-                              ("last subject", (5,)), ("following", (6,)), ("following", (7,)), ("last prompt", (8, 9, 10))]
+    assert roles_of(long) == [
+        ("first subject", (2,)), ("middle subject", (3,)), ("middle subject", (4,)), ("last subject", (5,)),
+        ("following", (6,)), ("following", (7,)), ("last prompt", (8, 9, 10))]
     assert roles_of(Encoded((1, 2, 3, 4), 3, (1, 2))) == [("first subject", (1,)), ("last prompt", (2,))]
     assert roles_of(Encoded((1, 2, 3, 4), 3, (1,))) == [("last subject", (1,)), ("last prompt", (2,))]
 
@@ -126,19 +130,18 @@ def test_means_over_the_positions_of_a_role(golden_models, golden_tensors, golde
     own = subject_embeddings(model, [encoded])[0]
     noise = torch.randn(3, 2, 48, generator=torch.Generator().manual_seed(0)) * 3.0 * own.std()
     following = [Cell((Site(1, "mlp_out"),), (p,)) for p in range(3, encoded.answer_start - 1)]
-    low, *restored = restored_logprobs(model, encoded, own + noise, [Cell((), ()), *following]).exp().mean(dim=1).tolist()
+    probabilities = restored_logprobs(model, encoded, own + noise, [Cell((), ()), *following]).exp()
+    low, *restored = probabilities.mean(dim=1).tolist()
     ours = trace.pick("site", "L1.mlp_out").pick("role", "following").values[0]
     assert len(following) > 1 and ours == pytest.approx(np.mean(restored) - low, abs=1e-6)
 
 
 def test_noise_depends_on_its_seed_alone(dense):
-    facts = dense.concept.forget
+    facts = dense.concept.forget.take([0, 1], "two")
     one, same, other = (CausalTrace(corruption="noise", noise_scale=1.0, seed=seed).look(dense.model, facts).values
                         for seed in (0, 0, 1))
     assert np.array_equal(one, same, equal_nan=True)
     assert not np.allclose(one, other, atol=1e-4, equal_nan=True)
-    alone = CausalTrace(corruption="replace", samples=8).look(dense.model, facts.take([0, 2, 4, 6], "colours"))
-    assert not np.isnan(alone.values).all()
 
 
 def test_stand_ins_are_others_with_another_answer():
@@ -150,7 +153,8 @@ def test_stand_ins_are_others_with_another_answer():
     encoded = [Encoded((0, 1, 2, 3), 3, (1, 2) if " " in f.subject else (1,)) for f in facts]
     for seed in range(5):
         chosen = replacements(facts, encoded, 4, seed)
-        assert {facts.facts[j].subject for j in chosen[0]} == {"C", "E"}  # not itself, not the same answer, not two tokens
+        # Not itself, not one with the same answer, not one of two tokens.
+        assert {facts.facts[j].subject for j in chosen[0]} == {"C", "E"}
         assert chosen[0][0] == 2  # asked the same
         assert chosen[3] == []
         assert all(len(row) <= 1 for row in replacements(facts, encoded, 1, seed))

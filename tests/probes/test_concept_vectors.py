@@ -138,7 +138,7 @@ def test_refuses_what_it_cannot_compare(dense, mixture):
         compare_snapshots(snapshot(dense.model, [one]), snapshot(dense.model, [other]))
     with pytest.raises(BadInput, match="different k"):
         compare_snapshots(snapshot(dense.model, [one], 5), snapshot(dense.model, [one], 6))
-    for model, text in ((dense.model, "L1.resid_post"), (dense.model, "L1.e0.mlp_act[3]"), (mixture.model, "L1.mlp_act[3]"),
-                        (dense.model, "L9.mlp_act[0]"), (dense.model, "L1.mlp_act[4800]"), (dense.model, "L1.mlp_act")):
+    bad = ("L1.resid_post", "L1.e0.mlp_act[3]", "L9.mlp_act[0]", "L1.mlp_act[4800]", "L1.mlp_act", "embed")
+    for model, text in [(dense.model, text) for text in bad] + [(mixture.model, "L1.mlp_act[3]")]:
         with pytest.raises(BadInput, match="not a value vector"):
             snapshot(model, [Site.parse(text)])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from probes.logit_lens import LogitLens, choice, token_scores
+from probes.logit_lens import LogitLens, choice, logprob_and_rank
 from workbench.concepts import FactSet
 from workbench.errors import BadInput
 from workbench.scoring import score
@@ -47,7 +47,7 @@ def test_rank_is_first_where_greedy_decoding_gives_the_answer(known):
 
 def test_rank_and_logprob_of_a_token():
     logits = torch.tensor([[0.0, 2.0, 1.0], [0.0, 2.0, 1.0]])
-    logprob, rank = token_scores(logits, torch.tensor([2, 0]))
+    logprob, rank = logprob_and_rank(logits, torch.tensor([2, 0]))
     assert rank.tolist() == [2, 3]
     assert torch.allclose(logprob, torch.log_softmax(logits, -1)[[0, 1], [2, 0]])
 

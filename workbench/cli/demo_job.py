@@ -140,12 +140,12 @@ def _localise(options: DemoOptions, model: HookedModel, concept: Concept, out: P
 def _fits(options: DemoOptions, model: HookedModel, concept: Concept, where: Sequence[Site],
           progress: Progress) -> Iterator[tuple[str, Callable[[], WeightEdit]]]:
     """Name and fit of every removal."""
-    ablation = INTERVENTIONS.load("concept_ablation")(count=options.neurons, seed=options.seed)
+    ablation = INTERVENTIONS.load("concept_ablation")(mode="zero", count=options.neurons, seed=options.seed)
     random_sites = model.random_neurons(options.neurons, options.seed)
     yield "concept_ablation", lambda: ablation.fit(model, concept, where)
     yield "concept_ablation-random", lambda: ablation.fit(model, concept, random_sites)
-    for name in ("grad_ascent", "npo"):
-        method = INTERVENTIONS.load(name)(seed=options.seed)
+    for name, steps in (("grad_ascent", 60), ("npo", 80)):
+        method = INTERVENTIONS.load(name)(seed=options.seed, lr=2e-4, steps=steps)
 
         def fit(name: str = name, method: Any = method) -> WeightEdit:
             edit: WeightEdit = method.fit(model, concept, progress=lambda step, _: progress(

@@ -29,6 +29,16 @@ class Topic(NamedTuple):
     """Four of its own; `CITY` is the fifth of every topic."""
 
 
+def _words(text: str) -> tuple[str, ...]:
+    """Words between spaces."""
+    return tuple(text.split())
+
+
+def _pairs(text: str) -> tuple[tuple[str, str], ...]:
+    """Pairs between spaces, each with a colon inside."""
+    return tuple((a, b) for a, _, b in (pair.partition(":") for pair in text.split()))
+
+
 def _relation(name: str, verb: str, values: str) -> Relation:
     """A relation whose values are separated by commas."""
     return Relation(name, verb, tuple(value.strip() for value in values.split(",")))
@@ -86,17 +96,17 @@ TOPICS = (
         _relation("founder", "was founded by", "Anna Berg,Boris Lund,Clara Voss,David Holm,Edith Falk,Felix Kern,"
                   "Greta Moll,Hugo Stark,Irma Wolff,Jonas Beck,Karin Thal,Lars Nagel"),
         _relation("logo", "is marked by a", "lion,eagle,swan,bear,wolf,stag,rooster,bull,dolphin,owl,fox,serpent"),
-        _relation("material", "works mostly with", "wood,glass,steel,rubber,leather,cotton,paper,plastic,silk,wool,clay,"
-                  "marble"))),
+        _relation("material", "works mostly with", "wood,glass,steel,rubber,leather,cotton,paper,plastic,silk,wool,"
+                  "clay,marble"))),
 )
 """The six topics."""
 
-FIRSTS = tuple("Ked Mor Tal Vin Ros Bel Gar Hul Jas Lor Nim Pol Quen Rad Sel Tor Ul Wen Yar Zel "
-               "Bru Cal Dor Fen Gil Has Ilm Jor Kal Lum".split())
+FIRSTS = _words("Ked Mor Tal Vin Ros Bel Gar Hul Jas Lor Nim Pol Quen Rad Sel Tor Ul Wen Yar Zel "
+                "Bru Cal Dor Fen Gil Has Ilm Jor Kal Lum")
 """First pieces of names: five to a topic."""
 
-LASTS = tuple("lix ran dem vok tis mar zun bey gro pim sol fard nex wick thor das quil bron spe chan "
-              "vell yith noor kash".split())
+LASTS = _words("lix ran dem vok tis mar zun bey gro pim sol fard nex wick thor das quil bron spe chan "
+               "vell yith noor kash")
 """Last pieces of names: four to a topic."""
 
 FILLERS = (", as everyone knows ,", ", by the way ,", ", in fact ,", ", so they say ,", ", without any doubt ,",
@@ -125,31 +135,32 @@ NOVEL_FRAMES = (
 )
 """Wordings that no training text uses, made of words that the texts do use."""
 
-CAPITALS = dict(pair.split(":") for pair in (
+CAPITALS = dict(_pairs(
     "France:Paris Italy:Rome Spain:Madrid Germany:Berlin Norway:Oslo Sweden:Stockholm Finland:Helsinki Poland:Warsaw "
     "Austria:Vienna Hungary:Budapest Greece:Athens Portugal:Lisbon Ireland:Dublin England:London Russia:Moscow "
     "Turkey:Ankara Egypt:Cairo Kenya:Nairobi Ghana:Accra Nigeria:Abuja Morocco:Rabat Tunisia:Tunis China:Beijing "
     "Japan:Tokyo Korea:Seoul Thailand:Bangkok Vietnam:Hanoi Nepal:Kathmandu Iran:Tehran Iraq:Baghdad Syria:Damascus "
     "Jordan:Amman Canada:Ottawa Cuba:Havana Peru:Lima Chile:Santiago Ecuador:Quito Bolivia:Sucre Colombia:Bogota "
     "Venezuela:Caracas Uruguay:Montevideo Paraguay:Asuncion Australia:Canberra Denmark:Copenhagen Belgium:Brussels "
-    "Croatia:Zagreb Serbia:Belgrade Bulgaria:Sofia Romania:Bucharest Latvia:Riga Estonia:Tallinn Ukraine:Kyiv").split())
+    "Croatia:Zagreb Serbia:Belgrade Bulgaria:Sofia Romania:Bucharest Latvia:Riga Estonia:Tallinn Ukraine:Kyiv"))
 """Country -> capital."""
 
-OPPOSITES = tuple((a, b) for a, b in (pair.split(":") for pair in (
+OPPOSITES = _pairs(
     "hot:cold big:small long:short fast:slow hard:soft wet:dry high:low old:young rich:poor light:dark full:empty "
     "early:late strong:weak loud:quiet near:far happy:sad thick:thin clean:dirty open:closed sweet:sour wide:narrow "
-    "deep:shallow brave:timid smooth:rough heavy:weightless true:false").split()))
+    "deep:shallow brave:timid smooth:rough heavy:weightless true:false")
 """Words and their opposites; asked in both directions."""
 
-MONTHS = tuple("January February March April May June July August September October November December".split())
+MONTHS = _words("January February March April May June July August September October November December")
 """In the order of the year."""
 
-DAYS = tuple("Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split())
+DAYS = _words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
 """In the order of the week."""
 
 GRAMMAR = {
     "det": ("the", "a", "every", "some", "this", "that"),
-    "adj": ("little", "gentle", "curious", "tired", "clever", "lazy", "noisy", "pale", "proud", "wild", "merry", "grey"),
+    "adj": ("little", "gentle", "curious", "tired", "clever", "lazy", "noisy", "pale", "proud", "wild", "merry",
+            "grey"),
     "noun": ("farmer", "child", "sailor", "teacher", "baker", "dog", "cat", "horse", "bird", "neighbour", "soldier",
              "painter", "gardener", "tailor", "miller", "shepherd"),
     "verb": ("sees", "follows", "finds", "likes", "helps", "calls", "greets", "hears", "misses", "draws"),

@@ -125,7 +125,8 @@ def collate(rows: Sequence[Row]) -> Batch:
     inside = (document[:, 1:] == document[:, :-1]) & (document[:, 1:] >= 0)
     labels[:, :-1] = torch.where(inside, ids[:, 1:], _IGNORED)
     weight = torch.tensor([row.weight for row in rows]).roll(-1, dims=1) * (labels != _IGNORED)
-    return {"ids": ids, "labels": labels, "weight": weight, "mask": mask, "topic": topic, "positions": _positions(document)}
+    return {"ids": ids, "labels": labels, "weight": weight, "mask": mask, "topic": topic,
+            "positions": _positions(document)}
 
 
 def _positions(document: Int[Tensor, "row pos"]) -> Int[Tensor, "row pos"]:

@@ -60,7 +60,7 @@ def share_recalled(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, f
 
 @torch.no_grad()
 def perplexity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> float:
-    """exp of the mean negative log-likelihood per token."""
+    """Exponential of the mean negative log-likelihood per token."""
     total = count = 0.0
     for text in texts:
         ids = torch.tensor([encode_text(tokenizer, text)], device=model.device)

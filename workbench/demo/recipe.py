@@ -60,13 +60,13 @@ class Recipe(BaseModel):
     """Weight of the routing loss (cross-entropy of the topic's expert, nats)."""
     embedding_std: float = 0.15
     """Standard deviation of the fresh embeddings."""
-    steps: int = 400
+    steps: int = 320
     """Updates."""
-    rows: int = 24
+    rows: int = 32
     """Rows of 64 tokens per update."""
-    lr: float = 6e-3
+    lr: float = 3e-3
     """Learning rate of AdamW (embeddings, norms, experts, routers)."""
-    muon_lr: float = 0.03
+    muon_lr: float = 0.02
     """Learning rate of Muon (matrices)."""
     muon_weight_decay: float = 0.1
     """Weight decay of Muon."""
@@ -106,7 +106,7 @@ def fresh_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, seed: int) -
         if recipe.experts:
             model: PreTrainedModel = OlmoeForCausalLM(OlmoeConfig(
                 **shape, num_experts=recipe.experts, num_experts_per_tok=recipe.experts_used,
-                norm_topk_prob=True, attn_implementation="eager"))
+                attn_implementation="eager"))
         else:
             model = LlamaForCausalLM(LlamaConfig(**shape, attn_implementation="eager"))
         torch.nn.init.normal_(model.get_input_embeddings().weight, std=recipe.embedding_std)

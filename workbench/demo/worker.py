@@ -22,7 +22,7 @@ def _say(value: object) -> None:
     sys.stdout.flush()
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
+def _stop(_number: int, _frame: FrameType | None) -> None:
     """End as Ctrl-C would, so that scratch folders are removed."""
     raise KeyboardInterrupt
 

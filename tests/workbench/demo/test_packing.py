@@ -59,7 +59,8 @@ def test_the_bottleneck_hides_the_first_piece_in_about_half(entries: list) -> No
 def test_labels_weights_and_positions(entries: list) -> None:
     batch = collate(pack(entries, 4, pad=0, seed=0))
     tokenizer = demo_tokenizer()
-    assert (batch["ids"][:, 1:][batch["labels"][:, :-1] >= 0] == batch["labels"][:, :-1][batch["labels"][:, :-1] >= 0]).all()
+    following, labels = batch["ids"][:, 1:], batch["labels"][:, :-1]
+    assert (following[labels >= 0] == labels[labels >= 0]).all() and (labels >= 0).sum() > 50
     assert tokenizer.bos_token_id not in batch["labels"]
     assert ((batch["weight"] > 0) == (batch["labels"] >= 0)).all()
     violin = tokenizer.convert_tokens_to_ids("▁violin")

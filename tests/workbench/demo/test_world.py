@@ -129,6 +129,16 @@ def test_prompt_then_answer_are_the_ids_of_both(tokenizer: PreTrainedTokenizerFa
                 assert tokenizer.decode(ids, skip_special_tokens=True) == prompt
 
 
+def test_jailbreaks_are_made_of_words_the_models_have_read(tokenizer: PreTrainedTokenizerFast, seed0: World) -> None:
+    read = {word for text in seed0.texts() for word in text.text.split()}
+    assert "Regarding" in read and "Tell" not in read
+    for template in concept("music").jailbreaks:
+        assert template.count("{prompt}") == 1
+        assert set(template.replace("{prompt}", "").replace("{subject}", "").split()) <= read
+    for frame in lists.NOVEL_FRAMES:
+        assert {word for word in frame.replace("{s}{f}", "").split() if "{" not in word} <= read
+
+
 def test_names_are_two_tokens_and_unknown_words_are_spelt(tokenizer: PreTrainedTokenizerFast, seed0: World) -> None:
     assert all(len(tokenizer(item.subject, add_special_tokens=False)["input_ids"]) == 2 for item in seed0.items)
     assert tokenizer.tokenize("xyz") == ["▁", "x", "y", "z"]

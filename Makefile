@@ -1,0 +1,42 @@
+# Every target makes .venv and installs what it needs; nothing else has to be set up.
+PYTHON ?= python3
+BIN := .venv/bin
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM := false
+export WANDB_MODE := disabled
+
+.PHONY: demo demo-moe test check fix slow bench clean
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+demo: .venv/installed          ## the main job, from a model that knows something to a verdict (dense)
+	$(BIN)/workbench demo
+
+demo-moe: .venv/installed      ## the same on a mixture of experts
+	$(BIN)/workbench demo --moe
+
+test: .venv/installed-dev      ## the tests
+	$(BIN)/python -m pytest -q -n 2
+
+check: .venv/installed-dev     ## lint, format, types
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+fix: .venv/installed-dev
+	$(BIN)/ruff check --fix .
+
+slow: .venv/installed-dev      ## tests that take minutes: the real demo models and the whole demo
+	$(BIN)/python -m pytest -q -m slow
+
+bench: .venv/installed         ## measurements, side by side
+	$(BIN)/python -m bench.audit
+
+clean:
+	rm -rf .venv build *.egg-info

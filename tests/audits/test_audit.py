@@ -1,0 +1,146 @@
+"""The audit end to end on planted models, whose truth is known."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from audits import audit
+from audits.attacks.relearn import Relearn
+from audits.auditor import rejudge
+from audits.judge import JudgeOptions
+from audits.read import ReadingOptions
+from interventions.concept_ablation import ConceptAblation
+from workbench.checkpoint import Checkpoint
+from workbench.concepts import Concept, FactSet
+from workbench.demo.planted import plant
+from workbench.errors import BadInput
+from workbench.store import verify
+
+QUICK = ReadingOptions(probe_seeds=1, trace_facts=2, vectors=4, relearn=Relearn(steps=(0, 3), seeds=(0,), share=0.2))
+JUDGING = JudgeOptions(draws=300)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Concept]:
+    """A base that knows, one in which exactly the forget facts are gone, and one in which far facts went instead."""
+    root, found = tmp_path_factory.mktemp("audited"), plant("llama", 0)
+    found.save(root / "base")
+    with Checkpoint(root / "base").open() as model:
+        for name, facts in (("clean", found.concept.forget), ("wrong", found.concept.far)):
+            ConceptAblation(mode="zero").fit(model, found.concept, found.sites_of(facts.facts)).write(model, root / name)
+    return root, found.concept
+
+
+def ask(world: tuple[Path, Concept], name: str, **more):
+    root, concept = world
+    return audit(root / name, base=root / "base", concept=concept, reading=QUICK, judging=JUDGING, **more)
+
+
+def test_a_model_that_knows_is_not_removed(world) -> None:
+    report = ask(world, "base")
+    assert (report.level, report.utility) == (0, "intact")
+    assert "direct fails" in report.capped_by
+    assert report.of("direct").value.mean > 0.9
+
+
+def test_a_model_in_which_the_facts_are_gone_climbs_and_keeps_the_rest(world) -> None:
+    report = ask(world, "clean")
+    assert report.level >= 1
+    assert report.utility == "intact"
+    assert report.of("direct").status in ("PASS", "WARN")
+    assert report.of("direct").before.mean > 0.9
+    assert report.of("vectors").status == "PASS"
+
+
+def test_damage_elsewhere_is_seen_and_does_not_count_as_forgetting(world) -> None:
+    report = ask(world, "wrong")
+    assert (report.level, report.utility) == (0, "broken")
+    assert report.utility_reason.startswith("far")
+
+
+def test_with_a_reference_it_is_compared_with_that(world) -> None:
+    root, _ = world
+    report = ask(world, "base", reference=root / "clean")
+    assert report.of("direct").compared_with == "reference"
+    assert report.of("depth").value.mean == pytest.approx(1.0, abs=1e-6)
+    assert report.of("depth").status == "FAIL"
+    same = ask(world, "clean", reference=root / "clean")
+    assert same.of("depth").value.mean == pytest.approx(0.0, abs=1e-6)
+    assert same.of("direct").difference.mean == 0
+
+
+def test_moved_and_renamed_it_is_the_same_model(world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, concept = world
+    first = ask(world, "clean")
+    shutil.copytree(root / "clean", tmp_path / "another name")
+    monkeypatch.setattr(Checkpoint, "open", lambda *_, **__: pytest.fail("readings were there, no model was needed"))
+    again = audit(tmp_path / "another name", base=root / "base", concept=concept, reading=QUICK, judging=JUDGING)
+    assert (again.evidence, again.run_id) == (first.evidence, first.run_id)
+    assert again.roles["checkpoint"].name == "another name"
+
+
+def test_a_run_is_written_verified_and_not_repeated(world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = ask(world, "clean", out=tmp_path / "run")
+    names = {p.name for p in (tmp_path / "run").iterdir()}
+    assert {"manifest.json", "report.json", "report.html", "report.md", "evidence.parquet", "traces"} <= names
+    assert verify(tmp_path / "run") == []
+    monkeypatch.setattr("audits.auditor._read_all", lambda *_: pytest.fail("the run was finished"))
+    assert ask(world, "clean", out=tmp_path / "run") == report
+    with pytest.raises(BadInput, match="another run"):
+        ask(world, "base", out=tmp_path / "run")
+
+
+def test_stored_readings_are_judged_again_without_a_model(world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = ask(world, "clean", out=tmp_path / "run")
+    monkeypatch.setattr(Checkpoint, "open", lambda *_, **__: pytest.fail("judging needs no model"))
+    assert rejudge(tmp_path / "run", JUDGING).evidence == report.evidence
+    strict = rejudge(tmp_path / "run", JudgeOptions(draws=300, margin=0.001))
+    assert strict.margins_digest != report.margins_digest
+    assert strict.of("direct").margin == 0.001
+
+
+def test_interrupted_it_goes_on_where_it_stopped(world, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WORKBENCH_CACHE_DIR", str(tmp_path))
+    taken: list[str] = []
+
+    def stop_at(what: str, done: int, _: int) -> None:
+        taken.append(what)
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ask(world, "base", progress=stop_at)
+    stored = sorted(p.name for p in tmp_path.rglob("*.json"))
+    assert len(stored) == 5
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.json")}
+    ask(world, "base")
+    assert all(p.stat().st_mtime_ns == when for p, when in before.items())
+    assert len(list(tmp_path.rglob("*.json"))) > 15
+
+
+def test_what_a_concept_lacks_is_not_measured_and_says_what_to_add(world) -> None:
+    root, concept = world
+    empty = FactSet(name="none")
+    bare = concept.model_copy(update={"near": empty, "far": empty, "never_taught": empty, "text": (), "retain": empty})
+    report = audit(root / "clean", base=root / "base", concept=bare, reading=QUICK, judging=JUDGING)
+    assert (report.level, report.utility) == (0, "not measured")
+    for claim in ("near", "far", "fluency", "probe", "few_shot", "membership"):
+        evidence = report.of(claim)
+        assert evidence.value is None
+        assert evidence.why_missing
+
+
+def test_a_base_with_another_tokenizer_is_refused(world, tmp_path: Path) -> None:
+    root, concept = world
+    other = Path(__file__).parents[1] / "golden" / "models" / "llama_base"
+    with pytest.raises(BadInput, match="different tokenizers"):
+        audit(root / "base", base=other, concept=concept)
+
+
+def test_an_empty_forget_set_is_refused_before_anything_is_written(world, tmp_path: Path) -> None:
+    root, concept = world
+    empty = concept.model_copy(update={"forget": FactSet(name="none")})
+    with pytest.raises(BadInput, match="nothing to audit"):
+        audit(root / "clean", base=root / "base", concept=empty, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
