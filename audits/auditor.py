@@ -27,6 +27,10 @@ from workbench.store import RunFolder, environment, now, question_id
 from workbench.trace import Trace
 
 DEPTH = "depth_score.forget"
+"""The reading that is taken in the base, of another model's states."""
+
+READING_CODE = ("workbench/*.py", "probes/*.py", "audits/read.py", "audits/behaviour/*.py", "audits/attacks/*.py")
+"""Files whose change makes a stored reading stale."""
 
 
 def audit(checkpoint: Checkpoint | Path | str, *, base: Checkpoint | Path | str, concept: Concept,
@@ -66,7 +70,7 @@ def audit(checkpoint: Checkpoint | Path | str, *, base: Checkpoint | Path | str,
         run.event(doing="reading", concept=concept.name)
         readings = _read_all(roles, concept, options[0], device, progress)
         report = _judged(roles, concept, options, readings, question)
-        for role, folder in reading_folders(roles, concept, options[0]).items():
+        for role, folder in reading_folders(roles, concept, options[0], device).items():
             shutil.copytree(folder, run.path / "traces" / role, dirs_exist_ok=True)
         write_report(report, run.path, readings)
         run.event(doing="done", verdict=report.verdict)
@@ -110,13 +114,14 @@ def _require_same_language(roles: Mapping[str, Checkpoint]) -> None:
 # ---- reading
 
 
-def reading_folders(roles: Mapping[str, Checkpoint], concept: Concept, reading: ReadingOptions) -> dict[str, Path]:
-    """Where each role's readings are cached."""
+def reading_folders(roles: Mapping[str, Checkpoint], concept: Concept, reading: ReadingOptions,
+                    device: str) -> dict[str, Path]:
+    """Where each role's readings are cached. The base is in the key: it decides which vectors are followed, and whose
+    upper layers read the states.
+    """
     def folder(role: str) -> Path:
         key = {"checkpoint": roles[role].digest, "base": roles["base"].digest, "concept": concept.digest,
-               "reading": reading.spec(), "code": code_digest(),
-               # The depth reading depends on the base alone, so it may lie with the readings of the donor.
-               }
+               "reading": reading.spec(), "code": code_digest(), "device": device}
         return cache_folder() / "readings" / question_id(key)
 
     return {role: folder(role) for role in roles}
@@ -124,7 +129,7 @@ def reading_folders(roles: Mapping[str, Checkpoint], concept: Concept, reading: 
 
 def _read_all(roles: Mapping[str, Checkpoint], concept: Concept, reading: ReadingOptions, device: str,
               progress: Progress | None) -> dict[str, Readings]:
-    folders = reading_folders(roles, concept, reading)
+    folders = reading_folders(roles, concept, reading, device)
     found: dict[str, Readings] = {}
     vectors: tuple[Site, ...] = ()
     for role in ("base", *(r for r in ("reference", "checkpoint") if r in roles)):
@@ -161,12 +166,13 @@ def _read_one(checkpoint: Checkpoint, reader: Reader, folder: Path, device: str,
 
 @cache
 def code_digest() -> str:
-    """sha256 over the code that reads: a changed instrument never reuses an old reading."""
+    """sha256 over the code that reads, not over what judges or draws: a changed instrument reuses no old reading."""
     root = Path(__file__).resolve().parent.parent
     total = hashlib.sha256()
-    for package in ("workbench", "probes", "audits"):
-        for file in sorted((root / package).rglob("*.py")):
-            total.update(file.read_bytes())
+    for pattern in READING_CODE:
+        for file in sorted(root.glob(pattern)):
+            if not file.name.startswith(("figures", "report", "card")):
+                total.update(file.read_bytes())
     return total.hexdigest()
 
 

@@ -158,8 +158,8 @@ def restored_logprobs(model: HookedModel, encoded: Encoded, corrupted: Float[Ten
         break_subject = _corrupt(corrupted[[sample for _, sample in chunk]], encoded.subject)
         back = rewrites.get(EMBED)
         rewrites[EMBED] = break_subject if back is None else _then(break_subject, back)
-        rows_of_chunk, targets = batch_of([encoded] * len(chunk))
-        parts.append(score_batch(model, rows_of_chunk, targets, rewrite=rewrites).logprob.cpu())
+        padded, targets = batch_of([encoded] * len(chunk))
+        parts.append(score_batch(model, padded, targets, rewrite=rewrites).logprob.cpu())
     return torch.cat(parts).reshape(len(cells), len(corrupted))
 
 

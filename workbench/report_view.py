@@ -58,7 +58,7 @@ def head_of(report: AuditReport) -> dict[str, Any]:
     """The verdict and what belongs to it, without any picture."""
     level = report.level
     return {
-        "report": report, "level_name": LEVELS[level][0], "needs": LEVELS[level][2],
+        "report": report, "level_name": LEVELS[level][0], "needs": report.meaning,
         "next_rung": LEVELS[level + 1] if level + 1 < len(LEVELS) else None,
         "has_reference": "reference" in report.roles, "nature": NATURE, "no_reference": NO_REFERENCE,
         "rungs": rungs(report), "tally": _tally(report),

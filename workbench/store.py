@@ -44,7 +44,7 @@ def write_atomically(path: Path, content: bytes) -> Path:
         os.replace(temporary, path)
     except OSError as error:
         raise BadInput(f"Cannot write {str(path)!r}: {error.strerror or error}. Nothing was left half-written; "
-                       "free some space or name another folder with --out, then run the same command again") from None
+                       "free some space or name another folder (--out, or WORKBENCH_CACHE_DIR for the cache), then run the same command again") from None
     finally:
         with contextlib.suppress(OSError):
             if temporary and os.path.exists(temporary):
@@ -146,12 +146,13 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise BadInput(f"{str(path)!r} is not a run folder: it has no {MANIFEST}") from None
     except (OSError, json.JSONDecodeError) as error:
         raise BadInput(f"The manifest of {str(path)!r} is damaged: {error}") from None
+    version = found.get("schema_version", 0) if isinstance(found, dict) else 0
+    if isinstance(version, int) and version > SCHEMA_VERSION:  # first: a newer layout may lack what this one needs
+        raise BadInput(f"{str(path)!r} was written by a newer version (schema {version}, this one knows "
+                       f"{SCHEMA_VERSION}); update the workbench")
     if not isinstance(found, dict) or not {"status", "run_id", "files"} <= set(found):
         raise BadInput(f"The manifest of {str(path)!r} is damaged: it lacks status, run_id or files. Run the command "
                        "that made it again, into another folder")
-    if found.get("schema_version", 0) > SCHEMA_VERSION:
-        raise BadInput(f"{str(path)!r} was written by a newer version (schema {found['schema_version']}, this one "
-                       f"knows {SCHEMA_VERSION}); update the workbench")
     return found
 
 

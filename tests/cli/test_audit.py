@@ -1,12 +1,18 @@
 """`audit`: a verdict with its evidence, gates, judging again, and going on after Ctrl-C."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from workbench.report import read_report
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -111,6 +117,22 @@ def test_ctrl_c_keeps_what_was_read(cli, planted_folder, concept_file, tmp_path,
     assert cli(*command).code == 0
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert cli("verify", tmp_path / "run").code == 0
+
+
+@pytest.mark.slow
+def test_a_real_ctrl_c_ends_a_real_process(planted_folder, concept_file, tmp_path):
+    command = [sys.executable, "-m", "workbench", "audit", planted_folder, "--base", planted_folder, "--concept",
+               concept_file, "--out", tmp_path / "run"]
+    environment = {**os.environ, "WORKBENCH_CACHE_DIR": str(tmp_path / "cache")}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True) as process:
+        assert process.stderr is not None
+        next(line for line in process.stderr if "linear_probes" in line)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert "interrupted; run the same command again to resume" in err and "Traceback" not in err
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["status"] == "interrupted"
 
 
 def test_different_tokenizers_cannot_be_compared(cli, planted_folder, concept_file, tmp_path):

@@ -145,8 +145,8 @@ def test_a_full_disk_while_writing_a_checkpoint(refused, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full)
-    message = refused("unlearn", "MODEL", "--concept", "CONCEPT", "--method", "concept_ablation", "--localise", "random",
-                      "--out", tmp_path / "run")
+    message = refused("unlearn", "MODEL", "--concept", "CONCEPT", "--method", "concept_ablation", "--localise",
+                      "random", "--out", tmp_path / "run")
     assert "Cannot write the checkpoint" in message and "No space left" in message
     assert not any("checkpoint" in path.name for path in (tmp_path / "run").iterdir())
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["status"] == "error"

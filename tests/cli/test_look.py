@@ -12,9 +12,10 @@ def test_look_finds_where_the_facts_were_written(cli, planted, planted_folder, c
     true = {str(site) for site in planted.sites_of(planted.concept.forget.facts)}
     found = [entry["site"] for entry in said.json["entries"]]
     assert len(found) == 10 and len(true & set(found)) >= 8
-    assert said.json["units"] == "nats"
+    assert said.json["axis"] == "site"
     trace = Trace.load(tmp_path / "run" / "traces" / "checkpoint" / "concept_vectors.forget")
     assert [str(site) for site in trace.top("site", 10)] == found
+    assert trace.units == said.json["units"]
     page = (tmp_path / "run" / "concept_vectors.html").read_text()
     assert "Plotly.newPlot" in page and 'src="http' not in page
 

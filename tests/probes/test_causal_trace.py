@@ -136,6 +136,17 @@ def test_means_over_the_positions_of_a_role(golden_models, golden_tensors, golde
     assert len(following) > 1 and ours == pytest.approx(np.mean(restored) - low, abs=1e-6)
 
 
+def test_windows_widen_components_and_not_the_stream(dense):
+    facts = dense.concept.forget.take([0, 2], "two")
+    one, wide = (CausalTrace(parts=("resid_post", "mlp_out"), samples=1, window=window).look(dense.model, facts)
+                 for window in (1, 3))
+    for layer in range(3):
+        stream = [trace.pick("site", f"L{layer}.resid_post").values for trace in (one, wide)]
+        assert np.allclose(*stream, atol=1e-6, equal_nan=True)
+    beside = [trace.pick("site", "L0.mlp_out").pick("role", "last subject").values for trace in (one, wide)]
+    assert (beside[0] < 0.1).all() and (beside[1] > 0.9).all()  # the planted layer 1 is in the window around layer 0
+
+
 def test_noise_depends_on_its_seed_alone(dense):
     facts = dense.concept.forget.take([0, 1], "two")
     one, same, other = (CausalTrace(corruption="noise", noise_scale=1.0, seed=seed).look(dense.model, facts).values

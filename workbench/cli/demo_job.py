@@ -144,8 +144,8 @@ def _fits(options: DemoOptions, model: HookedModel, concept: Concept, where: Seq
     random_sites = model.random_neurons(options.neurons, options.seed)
     yield "concept_ablation", lambda: ablation.fit(model, concept, where)
     yield "concept_ablation-random", lambda: ablation.fit(model, concept, random_sites)
-    for name, steps in (("grad_ascent", 60), ("npo", 80)):
-        method = INTERVENTIONS.load(name)(seed=options.seed, lr=2e-4, steps=steps)
+    for name, lr, steps in (("grad_ascent", 2e-4, 60), ("npo", 1e-4, 160)):
+        method = INTERVENTIONS.load(name)(seed=options.seed, lr=lr, steps=steps)
 
         def fit(name: str = name, method: Any = method) -> WeightEdit:
             edit: WeightEdit = method.fit(model, concept, progress=lambda step, _: progress(

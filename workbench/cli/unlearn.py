@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from workbench.model import HookedModel
     from workbench.sites import Site
     from workbench.store import RunFolder
+    from workbench.trace import Trace
 
 RANDOM = "random"
 """The localiser that knows nothing: neurons drawn evenly, the control of every localised edit."""
@@ -122,7 +123,7 @@ class Place:
             return self.sites or None
         if self.localiser == RANDOM:
             return model.random_neurons(count, self.seed)
-        trace = PROBES.load(self.localiser)().look(model, concept.forget)
+        trace: Trace = PROBES.load(self.localiser)().look(model, concept.forget)
         if "site" not in trace.axes:
             raise BadInput(f"{self.localiser} reads along {', '.join(trace.axes)} and names no sites, so it cannot say "
                            "where to act; localise with concept_vectors, causal_trace or expert_attribution")
