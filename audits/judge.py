@@ -155,12 +155,12 @@ class Judge:
 
     def _knowledge(self, claim: Claim) -> Evidence:
         ours = knowledge_items(claim, self.after, self.base, self.reference)
-        theirs = self.reference and knowledge_items(claim, self.reference, self.base, self.reference)
+        theirs = knowledge_items(claim, self.reference, self.base, self.reference) if self.reference else None
         before = knowledge_items(claim, self.base, self.base, self.reference)
         floor = floor_items(claim, self.after)
         if ours is None or before is None:
             return self._missing(claim, "it is measured against a retrained reference; give one with --reference")
-        pairs = _differences(ours, theirs or None, floor)
+        pairs = _differences(ours, theirs, floor)
         if not pairs:
             return self._missing(claim, "no fact could be read here, or there is neither a reference nor never-taught "
                                  "facts to compare with")
@@ -169,7 +169,7 @@ class Judge:
         worst = max(drawn, key=lambda place: drawn[place].mean)
         difference = drawn[worst].estimate(level)
         place = ours.places.index(worst)
-        powerless = self._powerless(before, theirs or None, floor)
+        powerless = self._powerless(before, theirs, floor)
         return Evidence(
             **_head(claim), value=self._mean(ours, place, level), before=self._mean(before, place, level),
             reference=self._mean(theirs, place, level) if theirs else None,

@@ -4,7 +4,7 @@ One model is open at a time. A reading that lies in the folder already is not ta
 goes on where it stopped, and the base and the reference are read once for all audits that share them.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -137,7 +137,7 @@ class Reader:
             jobs["relearn.forget"] = lambda: self.options.relearn.look(model, facts, control if len(control) else None)
         return jobs
 
-    def _worst(self, model: HookedModel, edits: list[Edit]) -> Trace:
+    def _worst(self, model: HookedModel, edits: Sequence[Edit]) -> Trace:
         """Accuracy with each edit on; for every fact the one under which it comes out best."""
         traces = []
         for edit in edits:

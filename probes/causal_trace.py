@@ -94,7 +94,7 @@ class CausalTrace(Method):
         if self.normalised:
             effects /= traced.mean() if len(traced) and abs(traced.mean()) > 1e-3 else np.nan
         labels = {"site": tuple(map(str, sites)), "role": tuple(ROLES),
-                  "fact": tuple(f"{i}: {fact.prompt}" for i, fact in enumerate(facts))}
+                  "fact": facts.labels}
         units = "share of the total effect" if self.normalised else {"logprob": "nats"}.get(self.metric, self.metric)
         return Trace("causal_trace", effects, ("site", "role", "fact"), units, labels, about | {
             "options": self.spec(), "clean": _or_none(clean), "corrupted": _or_none(broken),

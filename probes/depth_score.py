@@ -63,7 +63,7 @@ class DepthScore(Method):
                 drops_site = {Site(layer, "resid_post"): put(targets.row, targets.position, values)}
                 rows.append(score_batch(model, batch, targets, rewrite=drops_site).logprob.cpu())
             drops[layer] = (intact - torch.cat(rows)).numpy()
-        labels = {"layer": donor.labels["layer"], "fact": tuple(f"{i}: {f.prompt}" for i, f in enumerate(facts))}
+        labels = {"layer": donor.labels["layer"], "fact": facts.labels}
         return Trace("depth_score", drops, ("layer", "fact"), "nats", labels,
                      {"options": self.spec(), "model": model.name, "donor": donor.notes["model"], "facts": facts.name,
                       "subjects": list(facts.subjects)})

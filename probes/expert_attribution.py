@@ -46,7 +46,7 @@ class ExpertAttribution(Method):
         values = self._affinities(model, facts, top_k) if self.score == "affinity" else _effects(model, facts)
         sites = tuple(str(Site(layer, "expert", e)) for layer in model.mixture_layers
                       for e in range(model.value_vectors(layer).n_experts or 0))
-        labels = {"site": sites, "fact": tuple(f"{i}: {fact.prompt}" for i, fact in enumerate(facts))}
+        labels = {"site": sites, "fact": facts.labels}
         units = "share of routing probability" if self.score == "affinity" else "logits"
         return Trace("expert_attribution", values.numpy(), ("site", "fact"), units, labels, about | {
             "options": self.spec(), "experts_per_token": top_k,

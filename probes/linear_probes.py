@@ -97,7 +97,7 @@ class LinearProbes(Method):
         unread = task[0].isnan().all(dim=0)
         trained = rows.fact >= len(facts) if train else torch.ones_like(rows.main)
         labels = {"layer": tuple(model.stream), "seed": tuple(str(seed) for seed in range(self.seeds)),
-                  "fact": tuple(f"{i}: {fact.prompt}" for i, fact in enumerate(facts))}
+                  "fact": facts.labels}
         return Trace("linear_probes", task.numpy(), ("layer", "seed", "fact"), "share of facts", labels, about | {
             "options": self.spec(), "train": train.name if train else f"the other subjects of {facts.name}",
             "train_digest": train.digest if train else None, "n_train": int(trained.sum()),

@@ -56,7 +56,7 @@ class LogitLens(Method):
         else:
             values = {"probability": logprob.exp(), "logprob": logprob, "rank": rank}[self.statistic]
         chance = float(np.mean([1 / n for n in candidates if n > 1])) if max(candidates, default=0) > 1 else None
-        labels = {"layer": tuple(model.stream), "fact": tuple(f"{i}: {fact.prompt}" for i, fact in enumerate(facts))}
+        labels = {"layer": tuple(model.stream), "fact": facts.labels}
         return Trace("logit_lens", values.numpy(), ("layer", "fact"), UNITS[self.statistic], labels, about | {
             "options": self.spec(), "chance": chance if self.statistic == "choice" else None,
             "without_candidates": candidates.count(1) if self.statistic == "choice" else None,

@@ -102,6 +102,11 @@ class FactSet(BaseModel):
         """Subject of every fact: the clusters of every interval."""
         return tuple(fact.subject for fact in self.facts)
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """A unique label a fact: its number and its prompt. Every trace names its facts so."""
+        return tuple(f"{i}: {fact.prompt}" for i, fact in enumerate(self.facts))
+
     def take(self, indices: list[int], suffix: str) -> "FactSet":
         """Some of the facts, under a name that says so."""
         return self.model_copy(update={"name": f"{self.name}/{suffix}", "facts": tuple(self.facts[i] for i in indices)})

@@ -11,10 +11,10 @@ that step's update. Does not show: whether the model got better; measure it with
 import math
 import random
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -175,7 +175,7 @@ class _Trainer(Trainer):
         self.loss, self.losses = loss, list[float]()
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> SequentialSampler:
-        return SequentialSampler(train_dataset or self.train_dataset)
+        return SequentialSampler(cast(Sized, train_dataset or self.train_dataset))
 
     def compute_loss(self, model: nn.Module, inputs: Batch, **_: object) -> Float[Tensor, ""]:
         """The caller's loss; checked here, before it can spoil any parameter."""

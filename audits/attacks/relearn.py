@@ -12,7 +12,6 @@ from collections.abc import Callable
 import numpy as np
 from pydantic import Field
 
-from audits.behaviour.answers import fact_labels
 from workbench.concepts import FactSet
 from workbench.edits import WeightEdit, fit_weights, kept
 from workbench.errors import BadInput
@@ -81,7 +80,7 @@ class Relearn(Method):
         values = np.full((len(self.seeds), len(self.steps), len(asked)), np.nan)
         for number, seed in enumerate(self.seeds):
             self._attack(model, asked, self.seen(facts, seed), seed, values[number], on_step)
-        labels = {"seed": tuple(map(str, self.seeds)), "step": tuple(map(str, self.steps)), "fact": fact_labels(asked)}
+        labels = {"seed": tuple(map(str, self.seeds)), "step": tuple(map(str, self.steps)), "fact": asked.labels}
         notes = {**model.about(asked), "options": self.spec(), "n_facts": len(facts)}
         return Trace("relearn", values, ("seed", "step", "fact"), "share of facts", labels, notes)
 

@@ -19,16 +19,11 @@ from workbench.scoring import Scores, score
 from workbench.trace import Trace
 
 
-def fact_labels(facts: FactSet) -> tuple[str, ...]:
-    """A unique label a fact: its number and its prompt."""
-    return tuple(f"{i}: {fact.prompt}" for i, fact in enumerate(facts))
-
-
 def fact_trace(name: str, values: Float[np.ndarray, " fact"], units: str, facts: FactSet, model: HookedModel,
                options: Method) -> Trace:
     """A trace with one number a fact."""
     notes = {**model.about(facts), "options": options.spec()}
-    return Trace(name, values, ("fact",), units, {"fact": fact_labels(facts)}, notes)
+    return Trace(name, values, ("fact",), units, {"fact": facts.labels}, notes)
 
 
 class AnswerProbability(Method):

@@ -89,8 +89,7 @@ _MOE = Recipe(layers=4, neurons=96, experts=8)
 RECIPES: dict[tuple[Kind, Routing], Recipe] = {
     ("dense", "free"): Recipe(),
     ("moe", "free"): _MOE,
-    ("moe", "topic"): _MOE.model_copy(update={  # more decay on attention and more steps push facts into the experts
-        "routing": "topic", "routing_weight": 1.0, "muon_weight_decay": 0.2, "steps": 380}),
+    ("moe", "topic"): _MOE.model_copy(update={"routing": "topic", "routing_weight": 1.0, "steps": 360}),
 }
 """What can be built."""
 
