@@ -33,10 +33,18 @@ READING_CODE = ("workbench/*.py", "probes/*.py", "audits/read.py", "audits/behav
 """Files whose change makes a stored reading stale."""
 
 
-def audit(checkpoint: Checkpoint | Path | str, *, base: Checkpoint | Path | str, concept: Concept,
-          reference: Checkpoint | Path | str | None = None, out: Path | str | None = None,
-          reading: ReadingOptions | None = None, judging: JudgeOptions | None = None, device: str = "cpu",
-          progress: Progress | None = None) -> AuditReport:
+def audit(
+    checkpoint: Checkpoint | Path | str,
+    *,
+    base: Checkpoint | Path | str,
+    concept: Concept,
+    reference: Checkpoint | Path | str | None = None,
+    out: Path | str | None = None,
+    reading: ReadingOptions | None = None,
+    judging: JudgeOptions | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> AuditReport:
     """Audit a checkpoint.
 
     Args:
@@ -90,11 +98,17 @@ def rejudge(path: Path, judging: JudgeOptions) -> AuditReport:
     return _report(old, readings, judging)
 
 
-def question_of(roles: Mapping[str, Checkpoint], concept: Concept, reading: ReadingOptions,
-                judging: JudgeOptions) -> dict[str, Any]:
+def question_of(
+    roles: Mapping[str, Checkpoint], concept: Concept, reading: ReadingOptions, judging: JudgeOptions
+) -> dict[str, Any]:
     """What an audit answers, in JSON form; its hash is the run id."""
-    return {"verb": "audit", "roles": {role: c.digest for role, c in roles.items()}, "concept": concept.digest,
-            "reading": reading.spec(), "judging": judging.spec()}
+    return {
+        "verb": "audit",
+        "roles": {role: c.digest for role, c in roles.items()},
+        "concept": concept.digest,
+        "reading": reading.spec(),
+        "judging": judging.spec(),
+    }
 
 
 def _opened(given: Checkpoint | Path | str) -> Checkpoint:
@@ -106,29 +120,41 @@ def _require_same_language(roles: Mapping[str, Checkpoint]) -> None:
     base = roles["base"]
     for role, other in roles.items():
         if other.tokenizer_digest != base.tokenizer_digest:
-            raise BadInput(f"The {role} {str(other.folder)!r} and the base {str(base.folder)!r} have different tokenizers, so "
-                           "their answers cannot be compared fact by fact. Audit a checkpoint with the base it was made "
-                           "from")
+            raise BadInput(
+                f"The {role} {str(other.folder)!r} and the base {str(base.folder)!r} have different tokenizers, so "
+                "their answers cannot be compared fact by fact. Audit a checkpoint with the base it was made "
+                "from"
+            )
 
 
 # ---- reading
 
 
-def reading_folders(roles: Mapping[str, Checkpoint], concept: Concept, reading: ReadingOptions,
-                    device: str) -> dict[str, Path]:
-    """Where each role's readings are cached. The base is in the key: it decides which vectors are followed, and whose
-    upper layers read the states.
+def reading_folders(
+    roles: Mapping[str, Checkpoint], concept: Concept, reading: ReadingOptions, device: str
+) -> dict[str, Path]:
+    """Where each role's readings are cached.
+
+    The base is in the key: it decides which vectors are followed, and whose upper layers read the states.
     """
+
     def folder(role: str) -> Path:
-        key = {"checkpoint": roles[role].digest, "base": roles["base"].digest, "concept": concept.digest,
-               "reading": reading.spec(), "code": code_digest(), "device": device}
+        key = {
+            "checkpoint": roles[role].digest,
+            "base": roles["base"].digest,
+            "concept": concept.digest,
+            "reading": reading.spec(),
+            "code": code_digest(),
+            "device": device,
+        }
         return cache_folder() / "readings" / question_id(key)
 
     return {role: folder(role) for role in roles}
 
 
-def _read_all(roles: Mapping[str, Checkpoint], concept: Concept, reading: ReadingOptions, device: str,
-              progress: Progress | None) -> dict[str, Readings]:
+def _read_all(
+    roles: Mapping[str, Checkpoint], concept: Concept, reading: ReadingOptions, device: str, progress: Progress | None
+) -> dict[str, Readings]:
     folders = reading_folders(roles, concept, reading, device)
     found: dict[str, Readings] = {}
     vectors: tuple[Site, ...] = ()
@@ -156,8 +182,11 @@ def _same_shape(states: Trace, base: Readings) -> bool:
 def _read_one(checkpoint: Checkpoint, reader: Reader, folder: Path, device: str, progress: Progress | None) -> Readings:
     """Readings of one model; when all of them are stored, the model is not even opened."""
     if (folder / "complete").is_file():
-        return {path.name.removesuffix(".json"): Trace.load(path.with_name(path.name.removesuffix(".json")))
-                for path in sorted(folder.glob("*.json")) if path.name != f"{DEPTH}.json"}
+        return {
+            path.name.removesuffix(".json"): Trace.load(path.with_name(path.name.removesuffix(".json")))
+            for path in sorted(folder.glob("*.json"))
+            if path.name != f"{DEPTH}.json"
+        }
     with checkpoint.open(device) as model:
         readings = read(model, reader, folder, progress)
     (folder / "complete").touch()
@@ -179,16 +208,31 @@ def code_digest() -> str:
 # ---- judging
 
 
-def _judged(roles: Mapping[str, Checkpoint], concept: Concept, options: tuple[ReadingOptions, JudgeOptions],
-            readings: Mapping[str, Readings], question: Mapping[str, Any]) -> AuditReport:
+def _judged(
+    roles: Mapping[str, Checkpoint],
+    concept: Concept,
+    options: tuple[ReadingOptions, JudgeOptions],
+    readings: Mapping[str, Readings],
+    question: Mapping[str, Any],
+) -> AuditReport:
     reading, judging = options
     sets = {"forget": concept.forget, "near": concept.near, "far": concept.far, "never_taught": concept.never_taught}
     blank = AuditReport(
-        concept=concept.name, concept_digest=concept.digest, counts={name: len(facts) for name, facts in sets.items()},
+        concept=concept.name,
+        concept_digest=concept.digest,
+        counts={name: len(facts) for name, facts in sets.items()},
         roles={role: Role(name=c.name, digest=c.digest, path=str(c.folder)) for role, c in roles.items()},
-        level=0, capped_by="", utility="not measured", utility_reason="", evidence=(),
-        options={"reading": reading.spec(), "judging": {}}, margins_digest="", environment=environment(), made_at=now(),
-        run_id=question_id(question))
+        level=0,
+        capped_by="",
+        utility="not measured",
+        utility_reason="",
+        evidence=(),
+        options={"reading": reading.spec(), "judging": {}},
+        margins_digest="",
+        environment=environment(),
+        made_at=now(),
+        run_id=question_id(question),
+    )
     return _report(blank, readings, judging)
 
 
@@ -198,7 +242,15 @@ def _report(blank: AuditReport, readings: Mapping[str, Readings], judging: Judge
     evidence = Judge(readings["checkpoint"], readings["base"], reference, judging).judge(CLAIMS)
     level, capped_by = ladder(CLAIMS, evidence, reference is not None)
     utility, reason = utility_of(evidence, judging)
-    return blank.model_copy(update={
-        "evidence": evidence, "level": level, "capped_by": capped_by, "utility": utility, "utility_reason": reason,
-        "contradictions": contradictions(evidence), "options": {**blank.options, "judging": judging.spec()},
-        "margins_digest": question_id(judging.spec())})
+    return blank.model_copy(
+        update={
+            "evidence": evidence,
+            "level": level,
+            "capped_by": capped_by,
+            "utility": utility,
+            "utility_reason": reason,
+            "contradictions": contradictions(evidence),
+            "options": {**blank.options, "judging": judging.spec()},
+            "margins_digest": question_id(judging.spec()),
+        }
+    )

@@ -9,7 +9,7 @@ counts, with intervals made simultaneous over the layers (Bonferroni). Utility c
 Read it as: evidence about tested behaviour and representations. Does not show: that nothing else could find it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +18,10 @@ from jaxtyping import Float
 from pydantic import Field
 
 from audits.claims import NOT_BUILT, Claim
+from audits.items import Items, Readings, floor_items, items_of, knowledge_items
 from workbench.evidence import Estimate, Evidence, Status
 from workbench.registry import Method
 from workbench.stats import Draws, bootstrap, bootstrap_auc, holm
-from workbench.trace import Trace
-
-Readings = Mapping[str, Trace]
 
 
 class JudgeOptions(Method):
@@ -43,83 +41,6 @@ class JudgeOptions(Method):
     """Bootstrap resamples."""
     seed: int = 0
     """Seed of the resampling."""
-
-
-@dataclass(frozen=True)
-class Items:
-    """One number an item, at one or more places (layers)."""
-
-    values: Float[np.ndarray, "place item"]
-    """Higher means more knowledge; NaN where it was not read."""
-    clusters: tuple[str, ...]
-    """Cluster (subject) of each item."""
-    places: tuple[str, ...]
-    """Name of each place; one empty name when there is only one."""
-
-
-# ---- from traces to items
-
-
-def items_of(trace: Trace, part: slice = slice(None)) -> Items:
-    """Means over seeds, the last step of a curve, layers as places; `part` cuts along the items."""
-    if "step" in trace.axes:
-        trace = trace.pick("step", trace.labels["step"][-1])
-    if "seed" in trace.axes:
-        trace = trace.mean("seed")
-    item = next(axis for axis in trace.axes if axis in ("fact", "text", "site"))
-    values = trace.values if len(trace.axes) == 2 else trace.values[None]
-    places = trace.labels["layer"] if "layer" in trace.axes else ("",)
-    labels = tuple(trace.notes.get("subjects") or trace.labels[item])
-    return Items(values[:, part], labels[part], places)
-
-
-def knowledge_items(claim: Claim, readings: Readings, base: Readings, reference: Readings | None) -> Items | None:
-    """What one model reads on a claim; None when the reading is missing."""
-    trace = readings.get(claim.reading)
-    if trace is None:
-        return None
-    if claim.id == "depth":
-        return None if reference is None or claim.reading not in reference else depth_kept(trace, reference[claim.reading])
-    if claim.id == "vectors":
-        return _jaccard(base[claim.reading], trace)
-    return items_of(trace, slice(0, trace.notes.get("n_facts")))
-
-
-def floor_items(claim: Claim, readings: Readings) -> Items | None:
-    """What the same model reads on facts nobody was taught; None when there are none, or the claim has no such floor."""
-    if claim.id == "depth":
-        return None
-    if claim.id == "vectors":  # the top tokens of two unrelated vectors have next to nothing in common
-        sites = readings[claim.reading].labels["site"]
-        return Items(np.zeros((1, len(sites))), tuple(sites), ("",))
-    own = readings.get(claim.reading)
-    if own is not None and isinstance(own.notes.get("chance"), float):  # known exactly, so no control facts are needed
-        return Items(np.full((1, 1), own.notes["chance"]), ("chance",), ("",))
-    if own is not None and "n_facts" in own.notes:  # the control facts stand behind the others in the same trace
-        known = int(own.notes["n_facts"])
-        return items_of(own, slice(known, None)) if known < len(own.labels["fact"]) else None
-    trace = readings.get(f"{claim.reading.partition('.')[0]}.never_taught")
-    return None if trace is None else items_of(trace)
-
-
-def depth_kept(drops: Trace, reference: Trace) -> Items:
-    """1 - UDS a fact: how much of the depth the reference lost is still there (1 intact, 0 like the reference)."""
-    ours, theirs = drops.values, reference.values
-    counted = np.where(theirs > 0.05, theirs, 0.0)  # layers that encode the fact: the reference drops by over 0.05 nats
-    weight = counted.sum(axis=0)
-    lost = np.clip(np.divide(ours, counted, out=np.zeros_like(ours), where=counted > 0), 0, 1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        kept = np.where(weight > 0, 1 - (counted * lost).sum(axis=0) / weight, np.nan)
-    return Items(kept[None], tuple(drops.notes["subjects"]), ("",))
-
-
-def _jaccard(before: Trace, after: Trace) -> Items:
-    sites = after.labels["site"]
-    pairs = [(set(before.notes["top_ids"][site]), set(after.notes["top_ids"][site])) for site in sites]
-    return Items(np.array([[len(old & new) / len(old | new) for old, new in pairs]]), tuple(sites), ("",))
-
-
-# ---- from items to evidence
 
 
 @dataclass(frozen=True)
@@ -162,8 +83,10 @@ class Judge:
             return self._missing(claim, "it is measured against a retrained reference; give one with --reference")
         pairs = _differences(ours, theirs, floor)
         if not pairs:
-            return self._missing(claim, "no fact could be read here, or there is neither a reference nor never-taught "
-                                 "facts to compare with")
+            return self._missing(
+                claim,
+                "no fact could be read here, or there is neither a reference nor never-taught facts to compare with",
+            )
         level = 1 - 0.05 / len(pairs)
         drawn = {place: self._difference_draws(pair) for place, pair in pairs.items()}
         worst = max(drawn, key=lambda place: drawn[place].mean)
@@ -171,14 +94,20 @@ class Judge:
         place = ours.places.index(worst)
         powerless = self._powerless(before, theirs, floor)
         return Evidence(
-            **_head(claim), value=self._mean(ours, place, level), before=self._mean(before, place, level),
+            **_head(claim),
+            value=self._mean(ours, place, level),
+            before=self._mean(before, place, level),
             reference=self._mean(theirs, place, level) if theirs else None,
             floor=self._mean(floor, min(place, len(floor.values) - 1), level) if floor else None,
-            difference=difference, compared_with=_control_name(claim, theirs), margin=self.options.margin,
-            detectable=drawn[worst].detectable, where=worst,
+            difference=difference,
+            compared_with=_control_name(claim, theirs),
+            margin=self.options.margin,
+            detectable=drawn[worst].detectable,
+            where=worst,
             p_equivalence=max(d.p_equivalence(self.options.margin) for d in drawn.values()) if theirs else None,
             status="INCONCLUSIVE" if powerless else knowledge_status(difference, self.options.margin, bool(theirs)),
-            note=powerless or _note(claim, len(pairs)))
+            note=powerless or _note(claim, len(pairs)),
+        )
 
     def _difference_draws(self, pair: "_Pair") -> Draws:
         if pair.control is None:
@@ -190,12 +119,16 @@ class Judge:
     def _powerless(self, before: Items, theirs: Items | None, floor: Items | None) -> str:
         """A sentence when the base model itself reads no more than the control, at any place; else empty."""
         pairs = _differences(before, theirs, floor)
-        best = max((float(np.mean(p.ours)) - (0 if p.control is None else float(np.mean(p.control)))
-                    for p in pairs.values()), default=0.0)
+        best = max(
+            (float(np.mean(p.ours)) - (0 if p.control is None else float(np.mean(p.control))) for p in pairs.values()),
+            default=0.0,
+        )
         if best > self.options.margin:
             return ""
-        return (f"no power: the base model itself shows only {best:.2f} more than the control here, so an absence "
-                "proves nothing")
+        return (
+            f"no power: the base model itself shows only {best:.2f} more than the control here, so an absence "
+            "proves nothing"
+        )
 
     def _utility(self, claim: Claim) -> Evidence:
         ours, before = items_of(self.after[claim.reading]), items_of(self.base[claim.reading])
@@ -205,10 +138,17 @@ class Judge:
         margin = self.options.fluency_margin if loss_is_up else self.options.utility_margin
         difference = draws.estimate()
         return Evidence(
-            **_head(claim), value=self._mean(ours), before=self._mean(before), difference=difference,
-            reference=self._mean(items_of(theirs)) if theirs else None, compared_with="base", margin=margin,
-            detectable=draws.detectable, status=utility_status(difference, margin, loss_is_up),
-            note="loss per token: exp of it is the perplexity" if loss_is_up else "")
+            **_head(claim),
+            value=self._mean(ours),
+            before=self._mean(before),
+            difference=difference,
+            reference=self._mean(items_of(theirs)) if theirs else None,
+            compared_with="base",
+            margin=margin,
+            detectable=draws.detectable,
+            status=utility_status(difference, margin, loss_is_up),
+            note="loss per token: exp of it is the perplexity" if loss_is_up else "",
+        )
 
     def _membership(self, claim: Claim) -> Evidence:
         if "answer_probability.never_taught" not in self.after:
@@ -219,25 +159,38 @@ class Judge:
         draws = Draws(ours.mean - theirs.mean, ours.draws - theirs.draws, ours.n, ours.clusters)
         difference = draws.estimate()
         return Evidence(
-            **_head(claim), value=ours.estimate(), before=before.estimate(), reference=theirs.estimate(),
-            difference=difference, compared_with="reference", margin=self.options.margin, detectable=draws.detectable,
+            **_head(claim),
+            value=ours.estimate(),
+            before=before.estimate(),
+            reference=theirs.estimate(),
+            difference=difference,
+            compared_with="reference",
+            margin=self.options.margin,
+            detectable=draws.detectable,
             status=two_sided_status(difference, self.options.margin),
             note="AUC of telling forget facts from never-taught ones by the answer's probability; .5 is none, and both "
-                 "directions betray membership, so the comparison is two-sided")
+            "directions betray membership, so the comparison is two-sided",
+        )
 
     def _auc(self, readings: Readings) -> Draws:
         members, others = (items_of(readings[f"answer_probability.{name}"]) for name in ("forget", "never_taught"))
-        return bootstrap_auc(members.values[0], others.values[0], (members.clusters, others.clusters), self.options.seed)
+        return bootstrap_auc(
+            members.values[0], others.values[0], (members.clusters, others.clusters), self.options.seed
+        )
 
     def _mean(self, items: Items, place: int = 0, level: float = 0.95) -> Estimate | None:
         values = items.values[place]
         there = np.isfinite(values)
         if not there.any():
             return None
-        return self._draws(values[there], [c for c, ok in zip(items.clusters, there, strict=True) if ok]).estimate(level)
+        return self._draws(values[there], [c for c, ok in zip(items.clusters, there, strict=True) if ok]).estimate(
+            level
+        )
 
     def _draws(self, values: Float[np.ndarray, " n"], clusters: Sequence[str], seed: int | None = None) -> Draws:
-        return bootstrap(values.astype(float), clusters, self.options.seed if seed is None else seed, self.options.draws)
+        return bootstrap(
+            values.astype(float), clusters, self.options.seed if seed is None else seed, self.options.draws
+        )
 
     def _missing(self, claim: Claim, why: str) -> Evidence:
         return Evidence(**_head(claim), status="NOT_RUN", why_missing=why)
@@ -276,7 +229,7 @@ def _differences(ours: Items, theirs: Items | None, floor: Items | None) -> dict
 
 
 def knowledge_status(difference: Estimate, margin: float, against_reference: bool) -> Status:
-    """PASS below the margin, FAIL above it, INCONCLUSIVE across; WARN when it passes by knowing *less* than the reference."""
+    """PASS below the margin, FAIL above it, INCONCLUSIVE across; WARN when it knows *less* than the reference."""
     if difference.low > margin:
         return "FAIL"
     if difference.high > margin:
@@ -300,7 +253,13 @@ def utility_status(difference: Estimate, margin: float, loss_is_up: bool) -> Sta
 
 
 def _head(claim: Claim) -> dict[str, Any]:
-    return {"claim": claim.id, "question": claim.question, "axis": claim.axis, "rung": claim.rung, "metric": claim.units}
+    return {
+        "claim": claim.id,
+        "question": claim.question,
+        "axis": claim.axis,
+        "rung": claim.rung,
+        "metric": claim.units,
+    }
 
 
 def _control_name(claim: Claim, theirs: Items | None) -> str:
@@ -309,9 +268,11 @@ def _control_name(claim: Claim, theirs: Items | None) -> str:
 
 def _note(claim: Claim, places: int) -> str:
     worst = f"the worst of {places} layers; its interval is simultaneous over them" if places > 1 else ""
-    own = {"relearn": "on facts the attacker did not train on, after the last step",
-           "sampling": "computed exactly from the answer's probability",
-           "probe": "trained on other subjects' facts of the same relation; decodable is not the same as used"}
+    own = {
+        "relearn": "on facts the attacker did not train on, after the last step",
+        "sampling": "computed exactly from the answer's probability",
+        "probe": "trained on other subjects' facts of the same relation; decodable is not the same as used",
+    }
     return "; ".join(part for part in (own.get(claim.id, ""), worst) if part)
 
 
@@ -322,7 +283,13 @@ def _why_absent(claim: Claim, has_reference: bool) -> str:
         return "it is measured against a retrained reference; give one with --reference"
     if instrument == "linear_probes":
         return "the concept has no near or retain facts in the forgotten relations to train probes on; add some"
-    needs = {"paraphrases": "paraphrases of the forget facts", "formats": "other formats of the forget facts",
-             "near": "near facts", "far": "far facts", "text": "plain text", "forget.few_shot": "near facts as examples",
-             "forget": "at least two forget facts"}
+    needs = {
+        "paraphrases": "paraphrases of the forget facts",
+        "formats": "other formats of the forget facts",
+        "near": "near facts",
+        "far": "far facts",
+        "text": "plain text",
+        "forget.few_shot": "near facts as examples",
+        "forget": "at least two forget facts",
+    }
     return f"the concept has no {needs.get(on, on).removeprefix('at least ')}; add them to the concept and audit again"

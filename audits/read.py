@@ -72,7 +72,12 @@ class Reader:
     def plan(self, model: HookedModel) -> dict[str, Callable[[], Trace]]:
         """Every reading this model and concept allow, in the order they are taken."""
         concept, jobs = self.concept, dict[str, Callable[[], Trace]]()
-        sets = {"forget": concept.forget, "never_taught": concept.never_taught, "near": concept.near, "far": concept.far}
+        sets = {
+            "forget": concept.forget,
+            "never_taught": concept.never_taught,
+            "near": concept.near,
+            "far": concept.far,
+        }
         sets |= {kind: concept.forget.reworded(kind) for kind in ("paraphrases", "formats")}
         for name, facts in sets.items():
             if len(facts):
@@ -86,17 +91,21 @@ class Reader:
 
     def _inside(self, model: HookedModel, name: str, facts: FactSet) -> dict[str, Callable[[], Trace]]:
         """Readings that the never-taught facts get too, as the floor."""
-        jobs = {f"answer_probability.{name}": _bind(AnswerProbability().look, model, facts),
-                f"best_of_n.{name}": _bind(BestOfN(n=self.options.samples).look, model, facts),
-                f"logit_lens.{name}": _bind(LogitLens(statistic="choice").look, model, facts)}
-        return jobs
+        return {
+            f"answer_probability.{name}": _bind(AnswerProbability().look, model, facts),
+            f"best_of_n.{name}": _bind(BestOfN(n=self.options.samples).look, model, facts),
+            f"logit_lens.{name}": _bind(LogitLens(statistic="choice").look, model, facts),
+        }
 
     def probe_training(self) -> FactSet:
         """Facts the probes are trained on: near and retain facts about other subjects, in relations that are tested."""
         asked = {fact.relation for fact in self.concept.forget}
         subjects = set(self.concept.forget.subjects) | set(self.concept.never_taught.subjects)
-        facts = tuple(fact for fact in (*self.concept.near, *self.concept.retain)
-                      if fact.relation in asked and fact.subject not in subjects)
+        facts = tuple(
+            fact
+            for fact in (*self.concept.near, *self.concept.retain)
+            if fact.relation in asked and fact.subject not in subjects
+        )
         return FactSet(name=f"{self.concept.name}/probe_training", facts=facts)
 
     def _only_forget(self, model: HookedModel) -> dict[str, Callable[[], Trace]]:
@@ -106,13 +115,15 @@ class Reader:
         if len(self.probe_training()):
             jobs["linear_probes.forget"] = lambda: self._probes(model)
         if options.trace_facts:
-            jobs["causal_trace.forget"] = _bind(CausalTrace(max_facts=options.trace_facts, samples=1).look, model, facts)
+            jobs["causal_trace.forget"] = _bind(
+                CausalTrace(max_facts=options.trace_facts, samples=1).look, model, facts
+            )
         if model.mixture_layers:
             jobs["expert_attribution.forget"] = _bind(ExpertAttribution().look, model, facts)
         return {**jobs, "concept_vectors.forget": lambda: self._snapshot(model)}
 
     def _probes(self, model: HookedModel) -> Trace:
-        """Probes trained once and tested on the forget facts, then on the never-taught ones (`n_facts` says from where)."""
+        """Probes trained once, tested on the forget facts and then on the never-taught ones (from `n_facts` on)."""
         asked = {fact.relation for fact in self.probe_training()}
         never = tuple(fact for fact in self.concept.never_taught if fact.relation in asked)
         both = self.concept.forget.model_copy(update={"facts": self.concept.forget.facts + never})
@@ -120,8 +131,11 @@ class Reader:
         return replace(trace, notes={**trace.notes, "n_facts": len(self.concept.forget)})
 
     def _snapshot(self, model: HookedModel) -> Trace:
-        sites = self.vectors or tuple(ConceptVectors(score="effect", keep=self.options.vectors, describe=0)
-                                      .look(model, self.concept.forget).top("site", self.options.vectors))
+        sites = self.vectors or tuple(
+            ConceptVectors(score="effect", keep=self.options.vectors, describe=0)
+            .look(model, self.concept.forget)
+            .top("site", self.options.vectors)
+        )
         vocabulary = len(model.unembedding)  # in a small vocabulary the top 50 of any two vectors overlap by chance
         return snapshot(model, sites, k=min(self.options.vector_tokens, max(5, vocabulary // 20)))
 
@@ -130,7 +144,8 @@ class Reader:
         facts, control = self.concept.forget, self.concept.never_taught
         jobs: dict[str, Callable[[], Trace]] = {
             "accuracy.forget.jailbreak": lambda: self._worst(model, Jailbreak().fit(self.concept)),
-            "accuracy.forget.quantise": lambda: self._worst(model, [self.options.quantise.fit(model, facts)])}
+            "accuracy.forget.quantise": lambda: self._worst(model, [self.options.quantise.fit(model, facts)]),
+        }
         if len(self.concept.near) >= self.options.few_shot.shots:
             jobs["accuracy.forget.few_shot"] = lambda: self._worst(model, self.options.few_shot.fit(self.concept))
         if len(facts) > 1:
@@ -145,7 +160,9 @@ class Reader:
                 traces.append(Accuracy().look(model, self.concept.forget))
         first = traces[0]
         notes = {**first.notes, "attacks": [{**edit.made_by, **edit.words()} for edit in edits]}
-        return Trace("accuracy", np.max([t.values for t in traces], axis=0), first.axes, first.units, first.labels, notes)
+        return Trace(
+            "accuracy", np.max([t.values for t in traces], axis=0), first.axes, first.units, first.labels, notes
+        )
 
 
 def _bind(look: Callable[[HookedModel, FactSet], Trace], model: HookedModel, facts: FactSet) -> Callable[[], Trace]:
@@ -171,7 +188,9 @@ def read(model: HookedModel, reader: Reader, folder: Path, progress: Progress | 
     return found
 
 
-def read_depth(base: HookedModel, reader: Reader, donors: Mapping[str, tuple[Path, Trace]]) -> Iterator[tuple[str, Trace]]:
+def read_depth(
+    base: HookedModel, reader: Reader, donors: Mapping[str, tuple[Path, Trace]]
+) -> Iterator[tuple[str, Trace]]:
     """Put each donor's states into the open base model; yields role and trace, stored in the donor's folder."""
     for role, (folder, states) in donors.items():
         key = "depth_score.forget"

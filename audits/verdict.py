@@ -39,8 +39,11 @@ def _idle_attacks(claims: Sequence[Claim], evidence: Sequence[Evidence]) -> set[
 def _equivalence(claims: Sequence[Claim], evidence: Sequence[Evidence], has_reference: bool) -> tuple[int, str]:
     if not has_reference:
         return 4, "U5: needs a retrained reference; give one with --reference"
-    open_ones = [e for claim, e in zip(claims, evidence, strict=True)
-                 if claim.primary and (e.p_equivalence is None or e.p_equivalence > ALPHA)]
+    open_ones = [
+        e
+        for claim, e in zip(claims, evidence, strict=True)
+        if claim.primary and (e.p_equivalence is None or e.p_equivalence > ALPHA)
+    ]
     if open_ones:
         return 4, "U5: not shown equivalent to the reference on " + ", ".join(e.claim for e in open_ones)
     return 5, ""

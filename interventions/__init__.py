@@ -5,8 +5,11 @@ They never import probes: *where* to act comes as data, so any localiser can dri
 
 from workbench.registry import Registry
 
-INTERVENTIONS = Registry("intervention", {
-    "concept_ablation": "interventions.concept_ablation:ConceptAblation",
-    "grad_ascent": "interventions.gradient.grad_ascent:GradAscent",
-    "npo": "interventions.gradient.npo:Npo",
-})
+INTERVENTIONS = Registry(
+    "intervention",
+    {
+        "concept_ablation": "interventions.concept_ablation:ConceptAblation",
+        "grad_ascent": "interventions.gradient.grad_ascent:GradAscent",
+        "npo": "interventions.gradient.npo:Npo",
+    },
+)

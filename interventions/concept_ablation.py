@@ -42,8 +42,10 @@ class ConceptAblation(Method):
     """Seed of the noise."""
 
     def fit(self, model: HookedModel, concept: Concept, where: Sequence[Site]) -> WeightEdit:
-        """Damage the neurons in `where`; a site that is no neuron names its layer (or expert), in which the `count`
-        neurons that speak most for the forget facts, and not for the near ones, are chosen.
+        """Damage the neurons in `where`.
+
+        A site that is no neuron names its layer (or expert), in which the `count` neurons that speak most for the
+        forget facts, and not for the near ones, are chosen.
 
         Raises:
             BadInput: when `where` is empty or names no layer.
@@ -71,14 +73,17 @@ class ConceptAblation(Method):
         scale = 0.1 if self.published else self.sigma * float(vector.norm()) / vector.numel() ** 0.5
         return vector + scale * noise
 
-    def _neurons(self, model: HookedModel, concept: Concept,
-                 where: Sequence[Site]) -> tuple[list[Site], dict[str, Any]]:
+    def _neurons(
+        self, model: HookedModel, concept: Concept, where: Sequence[Site]
+    ) -> tuple[list[Site], dict[str, Any]]:
         """The neurons to damage, ascending, and what to say about the choice."""
         given = [site for site in where if site.part == "mlp_act" and site.index is not None]
         coarse = [site for site in where if site not in given]
         if not layers_of(where):
-            raise BadInput(f"concept_ablation needs sites: neurons like L5.mlp_act[412], or layers and experts to choose "
-                           f"neurons in, like L5.mlp_out or L2.expert[3]; got {[str(s) for s in where]}")
+            raise BadInput(
+                f"concept_ablation needs sites: neurons like L5.mlp_act[412], or layers and experts to choose "
+                f"neurons in, like L5.mlp_out or L2.expert[3]; got {[str(s) for s in where]}"
+            )
         chosen = choose_neurons(model, concept, coarse, self.count) if coarse else []
         neurons = sorted({*given, *chosen}, key=str)
         return neurons, {"asked": [str(s) for s in where], "neurons": [str(s) for s in neurons]}

@@ -93,22 +93,36 @@ class CausalTrace(Method):
         traced = total[~np.isnan(total)]
         if self.normalised:
             effects /= traced.mean() if len(traced) and abs(traced.mean()) > 1e-3 else np.nan
-        labels = {"site": tuple(map(str, sites)), "role": tuple(ROLES),
-                  "fact": facts.labels}
+        labels = {"site": tuple(map(str, sites)), "role": tuple(ROLES), "fact": facts.labels}
         units = "share of the total effect" if self.normalised else {"logprob": "nats"}.get(self.metric, self.metric)
-        return Trace("causal_trace", effects, ("site", "role", "fact"), units, labels, about | {
-            "options": self.spec(), "clean": _or_none(clean), "corrupted": _or_none(broken),
-            "total_effect": _or_none(total), "mean_total_effect": float(traced.mean()) if len(traced) else None,
-            "not_traced": [fact for fact, t in zip(labels["fact"], total, strict=True) if np.isnan(t)],
-            "axes": {"role": ROLES, "site": "the state restored, or the middle of the window restored"}})
+        return Trace(
+            "causal_trace",
+            effects,
+            ("site", "role", "fact"),
+            units,
+            labels,
+            about
+            | {
+                "options": self.spec(),
+                "clean": _or_none(clean),
+                "corrupted": _or_none(broken),
+                "total_effect": _or_none(total),
+                "mean_total_effect": float(traced.mean()) if len(traced) else None,
+                "not_traced": [fact for fact, t in zip(labels["fact"], total, strict=True) if np.isnan(t)],
+                "axes": {"role": ROLES, "site": "the state restored, or the middle of the window restored"},
+            },
+        )
 
-    def _corrupted(self, model: HookedModel, facts: FactSet, encoded: Sequence[Encoded]
-                   ) -> list[Float[Tensor, "sample subject d_model"]]:
+    def _corrupted(
+        self, model: HookedModel, facts: FactSet, encoded: Sequence[Encoded]
+    ) -> list[Float[Tensor, "sample subject d_model"]]:
         """What stands in for the subject's embeddings, a few versions a fact; none where no subject fits."""
         own = subject_embeddings(model, encoded)
         if self.corruption == "replace":
-            return [torch.stack([own[j] for j in chosen]) if chosen else own[f][None][:0]
-                    for f, chosen in enumerate(replacements(facts, encoded, self.samples, self.seed))]
+            return [
+                torch.stack([own[j] for j in chosen]) if chosen else own[f][None][:0]
+                for f, chosen in enumerate(replacements(facts, encoded, self.samples, self.seed))
+            ]
         spread = self.noise_scale * torch.cat(own).float().std()
         noised = []
         for one in own:
@@ -116,8 +130,13 @@ class CausalTrace(Method):
             noised.append((one + spread * noise).to(one.dtype))
         return noised
 
-    def _trace(self, model: HookedModel, encoded: Encoded, corrupted: Float[Tensor, "sample subject d_model"],
-               windows: Sequence[tuple[Site, ...]]) -> tuple[float, float, Float[np.ndarray, "site role"]]:
+    def _trace(
+        self,
+        model: HookedModel,
+        encoded: Encoded,
+        corrupted: Float[Tensor, "sample subject d_model"],
+        windows: Sequence[tuple[Site, ...]],
+    ) -> tuple[float, float, Float[np.ndarray, "site role"]]:
         """Clean score, corrupted score and indirect effects of one fact."""
         roles = roles_of(encoded)
         cells = [Cell((), ()), Cell((EMBED,), encoded.subject)]  # nothing restored; everything restored
@@ -138,8 +157,9 @@ class CausalTrace(Method):
         return tuple(Site(layer, site.part) for layer in window_layers(site.layer, width, n_layers))
 
 
-def restored_logprobs(model: HookedModel, encoded: Encoded, corrupted: Float[Tensor, "sample subject d_model"],
-                      cells: Sequence[Cell]) -> Float[Tensor, "cell sample"]:
+def restored_logprobs(
+    model: HookedModel, encoded: Encoded, corrupted: Float[Tensor, "sample subject d_model"], cells: Sequence[Cell]
+) -> Float[Tensor, "cell sample"]:
     """Log-probability (nats) of the answer under every corruption, with each cell's sites put back to clean.
 
     Args:

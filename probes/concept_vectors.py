@@ -69,27 +69,55 @@ class ConceptVectors(Method):
         sites = [every[i] for i in order[: self.keep].tolist()]
         units = "standard deviations" if self.score == "standardised" else "logits"
         labels = {"site": tuple(map(str, sites))}
-        return Trace("concept_vectors", values[: self.keep].numpy(), ("site",), units, labels, about | {
-            "options": self.spec(), "scanned": len(every), "kept": len(sites),
-            "terms": model.tokenizer.convert_ids_to_tokens(terms.tolist()),
-            "vectors": self._describe(model, sites[: self.describe], unembedding, terms),
-            "axes": {"site": "MLP neurons, best first; those that were not kept scored lower"}})
+        return Trace(
+            "concept_vectors",
+            values[: self.keep].numpy(),
+            ("site",),
+            units,
+            labels,
+            about
+            | {
+                "options": self.spec(),
+                "scanned": len(every),
+                "kept": len(sites),
+                "terms": model.tokenizer.convert_ids_to_tokens(terms.tolist()),
+                "vectors": self._describe(model, sites[: self.describe], unembedding, terms),
+                "axes": {"site": "MLP neurons, best first; those that were not kept scored lower"},
+            },
+        )
 
-    def _describe(self, model: HookedModel, sites: Sequence[Site], unembedding: Float[Tensor, "vocab d_model"],
-                  terms: Int[Tensor, " term"]) -> dict[str, Any]:
+    def _describe(
+        self,
+        model: HookedModel,
+        sites: Sequence[Site],
+        unembedding: Float[Tensor, "vocab d_model"],
+        terms: Int[Tensor, " term"],
+    ) -> dict[str, Any]:
         """Norm, sign towards the terms, and the most and least promoted tokens of some vectors."""
         vectors, among = model.vectors_at(sites).float(), vocabulary(model)
         logits = vectors @ unembedding.float().T
         towards = (logits[:, terms] - logits[:, among].mean(dim=1, keepdim=True)).mean(dim=1)
         up, down = (top_ids(sign * logits, self.tokens, among).tolist() for sign in (1, -1))
         words = model.tokenizer.convert_ids_to_tokens
-        return {str(site): {"norm": float(vectors[i].norm()), "sign": 1 if towards[i] >= 0 else -1,
-                            "promotes": words(up[i]), "suppresses": words(down[i])} for i, site in enumerate(sites)}
+        return {
+            str(site): {
+                "norm": float(vectors[i].norm()),
+                "sign": 1 if towards[i] >= 0 else -1,
+                "promotes": words(up[i]),
+                "suppresses": words(down[i]),
+            }
+            for i, site in enumerate(sites)
+        }
 
 
-def projection_scores(mlps: Sequence[Float[Tensor, "_ d_model"]], unembedding: Float[Tensor, "vocab d_model"],
-                      terms: Int[Tensor, " term"], among: Int[Tensor, " real"], how: str, pool: str = "mean"
-                      ) -> Float[Tensor, " n"]:
+def projection_scores(
+    mlps: Sequence[Float[Tensor, "_ d_model"]],
+    unembedding: Float[Tensor, "vocab d_model"],
+    terms: Int[Tensor, " term"],
+    among: Int[Tensor, " real"],
+    how: str,
+    pool: str = "mean",
+) -> Float[Tensor, " n"]:
     """Score value vectors by their logits, a chunk at a time; `how` and `pool` as in `ConceptVectors`.
 
     The mean of E v over the vocabulary is mean(E) . v and its variance v' Cov(E) v, so no vector is projected onto
@@ -137,9 +165,20 @@ def snapshot(model: HookedModel, sites: Sequence[Site], k: int = 200) -> Trace:
     ids = top_ids(vectors @ model.unembedding.float().T, k, vocabulary(model))
     digest = hashlib.sha256(model.unembedding.float().cpu().contiguous().numpy().tobytes()).hexdigest()
     labels = {"site": tuple(map(str, sites)), "d_model": tuple(map(str, range(model.d_model)))}
-    return Trace("concept_vectors.snapshot", vectors.cpu().numpy(), ("site", "d_model"), "weight", labels, {
-        "model": model.name, "identity": model.identity, "k": k, "unembedding_digest": digest,
-        "top_ids": dict(zip(map(str, sites), ids.tolist(), strict=True))})
+    return Trace(
+        "concept_vectors.snapshot",
+        vectors.cpu().numpy(),
+        ("site", "d_model"),
+        "weight",
+        labels,
+        {
+            "model": model.name,
+            "identity": model.identity,
+            "k": k,
+            "unembedding_digest": digest,
+            "top_ids": dict(zip(map(str, sites), ids.tolist(), strict=True)),
+        },
+    )
 
 
 def compare_snapshots(before: Trace, after: Trace) -> Trace:
@@ -153,15 +192,28 @@ def compare_snapshots(before: Trace, after: Trace) -> Trace:
     """
     same = [before.labels["site"] == after.labels["site"], before.notes["k"] == after.notes["k"]]
     if not all(same):
-        raise BadInput(f"Two snapshots with different {'k' if same[0] else 'sites'} cannot be compared "
-                       f"({before.notes['model']} and {after.notes['model']}); take both with the same sites and k")
-    rows = [(jaccard(before.notes["top_ids"][site], after.notes["top_ids"][site]), *moved(old, new))
-            for site, old, new in zip(before.labels["site"], before.values, after.values, strict=True)]
-    return Trace("concept_vectors.change", np.array(rows), ("site", "measure"), "see measure",
-                 {"site": before.labels["site"], "measure": MEASURES},
-                 {"before": before.notes["model"], "after": after.notes["model"], "k": before.notes["k"],
-                  "unembedding_changed": before.notes["unembedding_digest"] != after.notes["unembedding_digest"],
-                  "axes": {"measure": "where nothing changed, jaccard, cosine and norm_ratio are 1 and l2 is 0"}})
+        raise BadInput(
+            f"Two snapshots with different {'k' if same[0] else 'sites'} cannot be compared "
+            f"({before.notes['model']} and {after.notes['model']}); take both with the same sites and k"
+        )
+    rows = [
+        (jaccard(before.notes["top_ids"][site], after.notes["top_ids"][site]), *moved(old, new))
+        for site, old, new in zip(before.labels["site"], before.values, after.values, strict=True)
+    ]
+    return Trace(
+        "concept_vectors.change",
+        np.array(rows),
+        ("site", "measure"),
+        "see measure",
+        {"site": before.labels["site"], "measure": MEASURES},
+        {
+            "before": before.notes["model"],
+            "after": after.notes["model"],
+            "k": before.notes["k"],
+            "unembedding_changed": before.notes["unembedding_digest"] != after.notes["unembedding_digest"],
+            "axes": {"measure": "where nothing changed, jaccard, cosine and norm_ratio are 1 and l2 is 0"},
+        },
+    )
 
 
 def jaccard(one: Sequence[int], other: Sequence[int]) -> float:

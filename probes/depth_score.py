@@ -35,10 +35,19 @@ class States(Method):
             owners += [first + row for row in targets.row.tolist()]
             first += len(batch.ids)
         values = torch.cat(parts, dim=1).numpy()
-        labels = {"layer": tuple(str(s) for s in sites), "token": tuple(f"{i}@{o}" for i, o in enumerate(owners)),
-                  "d_model": tuple(map(str, range(values.shape[2])))}
-        return Trace("states", values, ("layer", "token", "d_model"), "activation", labels,
-                     {"model": model.name, "facts_digest": facts.digest})
+        labels = {
+            "layer": tuple(str(s) for s in sites),
+            "token": tuple(f"{i}@{o}" for i, o in enumerate(owners)),
+            "d_model": tuple(map(str, range(values.shape[2]))),
+        }
+        return Trace(
+            "states",
+            values,
+            ("layer", "token", "d_model"),
+            "activation",
+            labels,
+            {"model": model.name, "facts_digest": facts.digest},
+        )
 
 
 class DepthScore(Method):
@@ -64,14 +73,30 @@ class DepthScore(Method):
                 rows.append(score_batch(model, batch, targets, rewrite=drops_site).logprob.cpu())
             drops[layer] = (intact - torch.cat(rows)).numpy()
         labels = {"layer": donor.labels["layer"], "fact": facts.labels}
-        return Trace("depth_score", drops, ("layer", "fact"), "nats", labels,
-                     {"options": self.spec(), "model": model.name, "donor": donor.notes["model"], "facts": facts.name,
-                      "subjects": list(facts.subjects)})
+        return Trace(
+            "depth_score",
+            drops,
+            ("layer", "fact"),
+            "nats",
+            labels,
+            {
+                "options": self.spec(),
+                "model": model.name,
+                "donor": donor.notes["model"],
+                "facts": facts.name,
+                "subjects": list(facts.subjects),
+            },
+        )
 
     def _require_fit(self, model: HookedModel, facts: FactSet, donor: Trace) -> None:
         tokens = sum(len(e.answer) for e in model.encode(facts.facts))
         if donor.notes.get("facts_digest") != facts.digest or donor.values.shape != (
-                model.n_layers, tokens, model.d_model):
-            raise BadInput(f"The donor states {donor.values.shape} of {donor.notes.get('model')} do not fit {model.name} "
-                           f"({model.n_layers} layers, {tokens} answer tokens, width {model.d_model}): both models need "
-                           "the same architecture, tokenizer and facts")
+            model.n_layers,
+            tokens,
+            model.d_model,
+        ):
+            raise BadInput(
+                f"The donor states {donor.values.shape} of {donor.notes.get('model')} do not fit {model.name} "
+                f"({model.n_layers} layers, {tokens} answer tokens, width {model.d_model}): both models need "
+                "the same architecture, tokenizer and facts"
+            )

@@ -44,14 +44,29 @@ class ExpertAttribution(Method):
         """
         top_k, about = model.experts_per_token, model.about(facts)  # refuse dense models and empty sets first
         values = self._affinities(model, facts, top_k) if self.score == "affinity" else _effects(model, facts)
-        sites = tuple(str(Site(layer, "expert", e)) for layer in model.mixture_layers
-                      for e in range(model.value_vectors(layer).n_experts or 0))
+        sites = tuple(
+            str(Site(layer, "expert", e))
+            for layer in model.mixture_layers
+            for e in range(model.value_vectors(layer).n_experts or 0)
+        )
         labels = {"site": sites, "fact": facts.labels}
         units = "share of routing probability" if self.score == "affinity" else "logits"
-        return Trace("expert_attribution", values.numpy(), ("site", "fact"), units, labels, about | {
-            "options": self.spec(), "experts_per_token": top_k,
-            "axes": {"site": "experts, L2.expert[5] is expert 5 of layer 2",
-                     "fact": "one sequence each: prompt and answer, all tokens"}})
+        return Trace(
+            "expert_attribution",
+            values.numpy(),
+            ("site", "fact"),
+            units,
+            labels,
+            about
+            | {
+                "options": self.spec(),
+                "experts_per_token": top_k,
+                "axes": {
+                    "site": "experts, L2.expert[5] is expert 5 of layer 2",
+                    "fact": "one sequence each: prompt and answer, all tokens",
+                },
+            },
+        )
 
     @torch.no_grad()
     def _affinities(self, model: HookedModel, facts: FactSet, top_k: int) -> Float[Tensor, "site fact"]:
@@ -65,8 +80,9 @@ class ExpertAttribution(Method):
         return torch.cat(parts, dim=1)
 
 
-def affinity(router_logits: Float[Tensor, "row pos expert"], mask: Bool[Tensor, "row pos"], top_k: int,
-             gate: Gate = "kept") -> Float[Tensor, "row expert"]:
+def affinity(
+    router_logits: Float[Tensor, "row pos expert"], mask: Bool[Tensor, "row pos"], top_k: int, gate: Gate = "kept"
+) -> Float[Tensor, "row expert"]:
     """Mean gate value of every expert over the tokens of each row; the paper's score is the mean of that over rows."""
     value = router_logits.to(torch.promote_types(router_logits.dtype, torch.float32)).softmax(dim=-1)
     if gate != "full":

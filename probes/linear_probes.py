@@ -96,14 +96,30 @@ class LinearProbes(Method):
         task = readings["task"]
         unread = task[0].isnan().all(dim=0)
         trained = rows.fact >= len(facts) if train else torch.ones_like(rows.main)
-        labels = {"layer": tuple(model.stream), "seed": tuple(str(seed) for seed in range(self.seeds)),
-                  "fact": facts.labels}
-        return Trace("linear_probes", task.numpy(), ("layer", "seed", "fact"), "share of facts", labels, about | {
-            "options": self.spec(), "train": train.name if train else f"the other subjects of {facts.name}",
-            "train_digest": train.digest if train else None, "n_train": int(trained.sum()),
-            "n_test": int((~unread).sum()), "not_seen_in_training": int(unread.sum()),
-            "controls": controls, "controls_mean": CONTROLS,
-            "axes": {"layer": "embed is what enters the first block, L3 what leaves block 3"}})
+        labels = {
+            "layer": tuple(model.stream),
+            "seed": tuple(str(seed) for seed in range(self.seeds)),
+            "fact": facts.labels,
+        }
+        return Trace(
+            "linear_probes",
+            task.numpy(),
+            ("layer", "seed", "fact"),
+            "share of facts",
+            labels,
+            about
+            | {
+                "options": self.spec(),
+                "train": train.name if train else f"the other subjects of {facts.name}",
+                "train_digest": train.digest if train else None,
+                "n_train": int(trained.sum()),
+                "n_test": int((~unread).sum()),
+                "not_seen_in_training": int(unread.sum()),
+                "controls": controls,
+                "controls_mean": CONTROLS,
+                "axes": {"layer": "embed is what enters the first block, L3 what leaves block 3"},
+            },
+        )
 
     def _round(self, rows: Rows, n: int, seed: int) -> dict[str, Float[Tensor, "_ n"]]:
         """One repetition: the task and its controls on the first n facts."""
@@ -117,8 +133,12 @@ class LinearProbes(Method):
             parts = [accuracy(of, train, test, learn, rows.label, self.l2) for train, test in splits]
             return torch.stack(parts).nanmean(dim=0)[:, :n]
 
-        found = {"task": over_splits(rows, rows.label), "shuffled": over_splits(rows, shuffled),
-                 "majority": over_splits(blind, rows.label), "chance": _chance(rows, splits)[:, :n]}
+        found = {
+            "task": over_splits(rows, rows.label),
+            "shuffled": over_splits(rows, shuffled),
+            "majority": over_splits(blind, rows.label),
+            "chance": _chance(rows, splits)[:, :n],
+        }
         for name, labels in (("shared_task", rows.label), ("shared_control", control)):
             found[name] = accuracy(rows, ~rows.main, own, labels, labels, self.l2)[:, :n]
         return found
@@ -137,8 +157,12 @@ class LinearProbes(Method):
     @torch.no_grad()
     def _rows(self, model: HookedModel, facts: Sequence[Fact]) -> Rows:
         """Run every wording once."""
-        worded = [(i, k, fact.model_copy(update={"prompt": prompt})) for i, fact in enumerate(facts)
-                  for k, prompt in enumerate((fact.prompt, *fact.paraphrases)) if fact.subject in prompt]
+        worded = [
+            (i, k, fact.model_copy(update={"prompt": prompt}))
+            for i, fact in enumerate(facts)
+            for k, prompt in enumerate((fact.prompt, *fact.paraphrases))
+            if fact.subject in prompt
+        ]
         encoded, states = model.encode([fact for _, _, fact in worded]), []
         for start in range(0, len(encoded), CHUNK):
             chunk = encoded[start : start + CHUNK]
@@ -149,13 +173,25 @@ class LinearProbes(Method):
         classes = _numbers([(fact.relation, fact.answer) for fact in facts])
         relation = _numbers([fact.relation for fact in facts])
         class_relation = torch.zeros(int(classes.max()) + 1, dtype=torch.long).scatter(0, classes, relation)
-        return Rows(torch.cat(states, dim=1), torch.tensor([i for i, _, _ in worded]),
-                    torch.tensor([k == 0 for _, k, _ in worded]), _numbers([fact.subject for fact in facts]), relation,
-                    classes, class_relation)
+        return Rows(
+            torch.cat(states, dim=1),
+            torch.tensor([i for i, _, _ in worded]),
+            torch.tensor([k == 0 for _, k, _ in worded]),
+            _numbers([fact.subject for fact in facts]),
+            relation,
+            classes,
+            class_relation,
+        )
 
 
-def accuracy(rows: Rows, train: Bool[Tensor, " row"], test: Bool[Tensor, " row"], learn: Int[Tensor, " fact"],
-             truth: Int[Tensor, " fact"], l2: float) -> Float[Tensor, "layer fact"]:
+def accuracy(
+    rows: Rows,
+    train: Bool[Tensor, " row"],
+    test: Bool[Tensor, " row"],
+    learn: Int[Tensor, " fact"],
+    truth: Int[Tensor, " fact"],
+    l2: float,
+) -> Float[Tensor, "layer fact"]:
     """1 or 0 for every fact with a test row; NaN elsewhere, and where training left no choice that holds the truth."""
     found = torch.full((len(rows.states), len(rows.label)), torch.nan)
     if not train.any():
@@ -172,8 +208,12 @@ def accuracy(rows: Rows, train: Bool[Tensor, " row"], test: Bool[Tensor, " row"]
     return found
 
 
-def fit(states: Float[Tensor, "layer row d_model"], label: Int[Tensor, " row"], choices: Bool[Tensor, "row class"],
-        l2: float) -> tuple[Float[Tensor, "layer d_model class"], Float[Tensor, "layer class"]]:
+def fit(
+    states: Float[Tensor, "layer row d_model"],
+    label: Int[Tensor, " row"],
+    choices: Bool[Tensor, "row class"],
+    l2: float,
+) -> tuple[Float[Tensor, "layer d_model class"], Float[Tensor, "layer class"]]:
     """Weights and biases of one multinomial logistic regression a layer (and a relation), all at once.
 
     Each row's softmax runs over its own choices only, so relations do not compete and each is a regression of its own.
@@ -183,8 +223,9 @@ def fit(states: Float[Tensor, "layer row d_model"], label: Int[Tensor, " row"], 
     bias = torch.zeros(layers, choices.shape[1], device=states.device, requires_grad=True)
     barred = torch.zeros(choices.shape).masked_fill(~choices, -torch.inf).to(states.device)
     labels = label.to(states.device).repeat(layers)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, history_size=10, tolerance_grad=0.1,
-                                  line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        [weight, bias], max_iter=200, history_size=10, tolerance_grad=0.1, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -203,14 +244,18 @@ def _others(facts: FactSet, train: FactSet | None) -> list[Fact]:
     """The training facts about other subjects, as far as they ask what the tested facts ask."""
     if train is None:
         if len(set(facts.subjects)) < 2:
-            raise BadInput(f"{facts.name!r} has one subject only, so no probe can be trained on others; give train=, "
-                           "for instance the near facts")
+            raise BadInput(
+                f"{facts.name!r} has one subject only, so no probe can be trained on others; give train=, "
+                "for instance the near facts"
+            )
         return []
     asked = {fact.relation for fact in facts}
     others = [fact for fact in train if fact.subject not in set(facts.subjects) and fact.relation in asked]
     if not others:
-        raise BadInput(f"{train.name!r} asks about no other subject what {facts.name!r} asks, so there is nothing to "
-                       "train a probe on; give facts of the same relations about others")
+        raise BadInput(
+            f"{train.name!r} asks about no other subject what {facts.name!r} asks, so there is nothing to "
+            "train a probe on; give facts of the same relations about others"
+        )
     return others
 
 

@@ -26,8 +26,12 @@ from workbench.scoring import chunks, sum_by_row
 from workbench.tokens import Encoded
 from workbench.trace import Trace
 
-UNITS = {"probability": "probability", "logprob": "nats", "rank": "rank (1 is first, smaller is more knowledge)",
-         "choice": "share of facts"}
+UNITS = {
+    "probability": "probability",
+    "logprob": "nats",
+    "rank": "rank (1 is first, smaller is more knowledge)",
+    "choice": "share of facts",
+}
 """Unit of each statistic."""
 
 
@@ -44,8 +48,11 @@ class LogitLens(Method):
     def look(self, model: HookedModel, facts: FactSet) -> Trace:
         """Read every layer at the positions that predict the answer."""
         about = model.about(facts)
-        asked = [fact.model_copy(update={"answer": word}) for fact in facts
-                 for word in (fact.candidates if self.statistic == "choice" else (fact.answer,))]
+        asked = [
+            fact.model_copy(update={"answer": word})
+            for fact in facts
+            for word in (fact.candidates if self.statistic == "choice" else (fact.answer,))
+        ]
         encoded = model.encode(asked)
         if self.answer == "first_token":
             encoded = [replace(e, ids=e.ids[: e.answer_start + 1]) for e in encoded]
@@ -57,29 +64,48 @@ class LogitLens(Method):
             values = {"probability": logprob.exp(), "logprob": logprob, "rank": rank}[self.statistic]
         chance = float(np.mean([1 / n for n in candidates if n > 1])) if max(candidates, default=0) > 1 else None
         labels = {"layer": tuple(model.stream), "fact": facts.labels}
-        return Trace("logit_lens", values.numpy(), ("layer", "fact"), UNITS[self.statistic], labels, about | {
-            "options": self.spec(), "chance": chance if self.statistic == "choice" else None,
-            "without_candidates": candidates.count(1) if self.statistic == "choice" else None,
-            "axes": {"layer": "embed is what enters the first block, L3 what leaves block 3; the last is the output"}})
+        return Trace(
+            "logit_lens",
+            values.numpy(),
+            ("layer", "fact"),
+            UNITS[self.statistic],
+            labels,
+            about
+            | {
+                "options": self.spec(),
+                "chance": chance if self.statistic == "choice" else None,
+                "without_candidates": candidates.count(1) if self.statistic == "choice" else None,
+                "axes": {
+                    "layer": "embed is what enters the first block, L3 what leaves block 3; the last is the output"
+                },
+            },
+        )
 
 
-def lens_scores(model: HookedModel, encoded: Sequence[Encoded]
-                ) -> tuple[Float[Tensor, "layer n"], Float[Tensor, "layer n"]]:
+def lens_scores(
+    model: HookedModel, encoded: Sequence[Encoded]
+) -> tuple[Float[Tensor, "layer n"], Float[Tensor, "layer n"]]:
     """Every layer's log-probability of each answer (nats, summed over its tokens) and the worst rank of its tokens."""
     logprobs, ranks = [], []
     for batch, targets in chunks(encoded):
         acts = model.run(batch, read=list(model.stream.values()), logits=False).acts
         rows = len(batch.ids)
-        for_layers = [logprob_and_rank(model.decode(acts[site][targets.row, targets.position]), targets.token)
-                      for site in model.stream.values()]
+        for_layers = [
+            logprob_and_rank(model.decode(acts[site][targets.row, targets.position]), targets.token)
+            for site in model.stream.values()
+        ]
         logprobs.append(torch.stack([sum_by_row(logprob, targets.row, rows) for logprob, _ in for_layers]).cpu())
-        ranks.append(torch.stack([torch.zeros(rows).scatter_reduce(0, targets.row, rank.float().cpu(), "amax")
-                                  for _, rank in for_layers]))
+        ranks.append(
+            torch.stack(
+                [torch.zeros(rows).scatter_reduce(0, targets.row, rank.float().cpu(), "amax") for _, rank in for_layers]
+            )
+        )
     return torch.cat(logprobs, dim=1), torch.cat(ranks, dim=1)
 
 
-def logprob_and_rank(logits: Float[Tensor, "n vocab"], token: Int[Tensor, " n"]
-                     ) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
+def logprob_and_rank(
+    logits: Float[Tensor, "n vocab"], token: Int[Tensor, " n"]
+) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
     """Log-probability of each token, and its rank among all tokens (1 is first)."""
     logits, token = logits.float(), token.to(logits.device)[:, None]
     rank = (logits > logits.gather(-1, token)).sum(dim=-1) + 1

@@ -17,10 +17,17 @@ from workbench.cli.catalogue import METHODS, catalogue_of, first_lines, method_c
 from workbench.errors import BadInput
 from workbench.registry import Method, Registry
 
-CATALOGUES = {"probes": PROBES, "interventions": INTERVENTIONS, "audits.behaviour": BEHAVIOUR,
-              "audits.attacks": ATTACKS}
-ENTRIES = [pytest.param(catalogue, name, id=f"{package}/{name}") for package, catalogue in CATALOGUES.items()
-           for name in catalogue]
+CATALOGUES = {
+    "probes": PROBES,
+    "interventions": INTERVENTIONS,
+    "audits.behaviour": BEHAVIOUR,
+    "audits.attacks": ATTACKS,
+}
+ENTRIES = [
+    pytest.param(catalogue, name, id=f"{package}/{name}")
+    for package, catalogue in CATALOGUES.items()
+    for name in catalogue
+]
 
 NOT_LISTED = {
     "probes.depth_score:States": "its states mean something only in another model, so the audit takes them",
@@ -90,8 +97,12 @@ def methods_in(package: ModuleType) -> set[str]:
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         loaded: Any = import_module(module.name)
         for thing in vars(loaded).values():
-            if (inspect.isclass(thing) and issubclass(thing, Method) and thing.__module__ == module.name
-                    and any(hasattr(thing, verb) for verb in ("look", "fit"))):
+            if (
+                inspect.isclass(thing)
+                and issubclass(thing, Method)
+                and thing.__module__ == module.name
+                and any(hasattr(thing, verb) for verb in ("look", "fit"))
+            ):
                 found.add(f"{module.name}:{thing.__name__}")
     return found
 

@@ -1,9 +1,9 @@
 """Imports go down only, heavy libraries stay where they belong, and nothing prints: the house as it was designed.
 
-    roof     app.py  workbench/cli  workbench/__main__.py     may import all; nobody imports them
-      3      audits                                           -> probes, workbench; never interventions
-      2      probes, interventions                            -> workbench; they do not know each other
-      1      workbench                                        -> none of ours
+roof     app.py  workbench/cli  workbench/__main__.py     may import all; nobody imports them
+  3      audits                                           -> probes, workbench; never interventions
+  2      probes, interventions                            -> workbench; they do not know each other
+  1      workbench                                        -> none of ours
 """
 
 import ast
@@ -18,12 +18,20 @@ import pytest
 ROOT = Path(__file__).parents[1]
 OURS = ("workbench", "probes", "interventions", "audits")
 
-MAY_IMPORT = {"workbench": set(), "probes": {"workbench"}, "interventions": {"workbench"},
-              "audits": {"workbench", "probes"}}
+MAY_IMPORT = {
+    "workbench": set(),
+    "probes": {"workbench"},
+    "interventions": {"workbench"},
+    "audits": {"workbench", "probes"},
+}
 ROOF = ("app.py", "workbench/cli/*", "workbench/__main__.py")
 
-AT_HOME = {"transformer_lens": ("workbench/model*.py",), "nnsight": ("workbench/model*.py",),
-           "streamlit": ("app.py", "workbench/pages/*"), "sae_lens": ("workbench/*.py",)}
+AT_HOME = {
+    "transformer_lens": ("workbench/model*.py",),
+    "nnsight": ("workbench/model*.py",),
+    "streamlit": ("app.py", "workbench/pages/*"),
+    "sae_lens": ("workbench/*.py",),
+}
 """Library -> the only files that may import it; sae_lens in one of them only."""
 
 NO_NAME = ("utils.py", "helpers.py", "base.py", "common.py", "misc.py")
@@ -62,8 +70,11 @@ def breaches(root: Path) -> list[str]:
         floor = file.partition("/")[0]
         if not is_on(file, ROOF):
             found += [f"{file} imports {top}" for top in tops & set(OURS) - MAY_IMPORT[floor] - {floor}]
-            found += [f"{file} imports the roof: {module}" for module in modules
-                      if f"{module}.".startswith(("app.", "workbench.cli."))]
+            found += [
+                f"{file} imports the roof: {module}"
+                for module in modules
+                if f"{module}.".startswith(("app.", "workbench.cli."))
+            ]
         found += [f"{file} imports {module} relatively" for module in modules if module.startswith(".")]
         found += [f"{file} imports {top}" for top, homes in AT_HOME.items() if top in tops and not is_on(file, homes)]
         savers |= {file} if "sae_lens" in tops else set()
@@ -89,15 +100,21 @@ def test_the_house_stands_as_it_was_designed():
 PLANTED: list[tuple[str, str, str]] = [
     ("audits/claims.py", "from interventions import INTERVENTIONS", "audits/claims.py imports interventions"),
     ("audits/claims.py", "def f():\n    import interventions.gradient", "audits/claims.py imports interventions"),
-    ("audits/claims.py", "from importlib import import_module\nimport_module('interventions')",
-     "audits/claims.py imports interventions"),
+    (
+        "audits/claims.py",
+        "from importlib import import_module\nimport_module('interventions')",
+        "audits/claims.py imports interventions",
+    ),
     ("probes/lens.py", "from interventions import x", "probes/lens.py imports interventions"),
     ("interventions/gradient/npo.py", "import probes.lens", "interventions/gradient/npo.py imports probes"),
     ("probes/lens.py", "from audits import read", "probes/lens.py imports audits"),
     ("workbench/report.py", "import audits", "workbench/report.py imports audits"),
     ("workbench/pages/one.py", "from probes import PROBES", "workbench/pages/one.py imports probes"),
-    ("workbench/report.py", "from workbench.cli.console import table",
-     "workbench/report.py imports the roof: workbench.cli.console"),
+    (
+        "workbench/report.py",
+        "from workbench.cli.console import table",
+        "workbench/report.py imports the roof: workbench.cli.console",
+    ),
     ("workbench/report.py", "from workbench import cli", "workbench/report.py imports the roof: workbench.cli"),
     ("probes/lens.py", "import app", "probes/lens.py imports the roof: app"),
     ("workbench/report.py", "from .store import now", "workbench/report.py imports .store relatively"),
@@ -125,23 +142,43 @@ def test_two_homes_for_sae_lens_are_one_too_many(tmp_path):
     assert breaches(tmp_path) == ["sae_lens is imported by workbench/other.py, workbench/saes.py"]
 
 
-@pytest.mark.parametrize(("file", "text"), [
-    ("workbench/cli/audit.py", "from audits.auditor import audit\nfrom interventions import INTERVENTIONS"),
-    ("app.py", "import streamlit, audits, workbench.cli.console"),
-    ("workbench/pages/one.py", "import streamlit"), ("workbench/model_sites.py", "import transformer_lens"),
-    ("workbench/edits.py", "model.hf.train()"), ("audits/read.py", "from probes.lens import Lens"),
-    ("workbench/saes.py", "from sae_lens import SAE"),
-])
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("workbench/cli/audit.py", "from audits.auditor import audit\nfrom interventions import INTERVENTIONS"),
+        ("app.py", "import streamlit, audits, workbench.cli.console"),
+        ("workbench/pages/one.py", "import streamlit"),
+        ("workbench/model_sites.py", "import transformer_lens"),
+        ("workbench/edits.py", "model.hf.train()"),
+        ("audits/read.py", "from probes.lens import Lens"),
+        ("workbench/saes.py", "from sae_lens import SAE"),
+    ],
+)
 def test_what_is_allowed_is_no_breach(tmp_path, file, text):
     (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / file).write_text(text)
     assert breaches(tmp_path) == []
 
 
-@pytest.mark.parametrize("module", [
-    "workbench", "probes", "interventions", "audits", "audits.behaviour", "audits.attacks", "workbench.cli",
-    "workbench.trace", "workbench.report", "workbench.figures", "workbench.store", "audits.claims", "audits.judge",
-    "audits.verdict"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "workbench",
+        "probes",
+        "interventions",
+        "audits",
+        "audits.behaviour",
+        "audits.attacks",
+        "workbench.cli",
+        "workbench.trace",
+        "workbench.report",
+        "workbench.figures",
+        "workbench.store",
+        "audits.claims",
+        "audits.judge",
+        "audits.verdict",
+    ],
+)
 def test_importing_it_imports_no_torch(module):
     code = f"import sys, {module}; sys.exit(' '.join(m for m in ('torch', 'transformers') if m in sys.modules) or 0)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -149,8 +186,12 @@ def test_importing_it_imports_no_torch(module):
 
 
 def walk(check: Callable[[ast.AST], bool]) -> list[str]:
-    return [f"{file}:{getattr(node, 'lineno', 0)}" for file in sources(ROOT)
-            for node in ast.walk(ast.parse((ROOT / file).read_text())) if check(node)]
+    return [
+        f"{file}:{getattr(node, 'lineno', 0)}"
+        for file in sources(ROOT)
+        for node in ast.walk(ast.parse((ROOT / file).read_text()))
+        if check(node)
+    ]
 
 
 def test_every_module_says_what_it_is_for():

@@ -19,12 +19,37 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["AuditReport", "BadInput", "Checkpoint", "Concept", "Estimate", "Evidence", "Fact", "FactSet", "RunError",
-           "Site", "Trace", "load_concept", "parse_sites"]
+__all__ = [
+    "AuditReport",
+    "BadInput",
+    "Checkpoint",
+    "Concept",
+    "Estimate",
+    "Evidence",
+    "Fact",
+    "FactSet",
+    "RunError",
+    "Site",
+    "Trace",
+    "load_concept",
+    "parse_sites",
+]
 
-_HOMES = {"AuditReport": "evidence", "BadInput": "errors", "Checkpoint": "checkpoint", "Concept": "concepts",
-          "Estimate": "evidence", "Evidence": "evidence", "Fact": "concepts", "FactSet": "concepts",
-          "RunError": "errors", "Site": "sites", "Trace": "trace", "load_concept": "datasets", "parse_sites": "sites"}
+_HOMES = {
+    "AuditReport": "evidence",
+    "BadInput": "errors",
+    "Checkpoint": "checkpoint",
+    "Concept": "concepts",
+    "Estimate": "evidence",
+    "Evidence": "evidence",
+    "Fact": "concepts",
+    "FactSet": "concepts",
+    "RunError": "errors",
+    "Site": "sites",
+    "Trace": "trace",
+    "load_concept": "datasets",
+    "parse_sites": "sites",
+}
 
 
 def __getattr__(name: str) -> Any:

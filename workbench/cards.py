@@ -54,18 +54,34 @@ def trace_card(trace: Trace) -> str:
         best = sorted((i for i in range(len(scores)) if math.isfinite(scores[i])), key=lambda i: -scores[i])[:ROWS]
         rows = [(trace.labels[axis][i], number(float(scores[i]))) for i in best]
     unread = int((~np.isfinite(trace.values)).sum())
-    return render("trace_card.html", {
-        "name": trace.name, "units": trace.units, "axis": axis, "rows": rows, "unread": unread,
-        "sizes": " × ".join(f"{name} ({len(trace.labels[name])})" for name in trace.axes),
-        "notes": _brief(trace.notes)})
+    return render(
+        "trace_card.html",
+        {
+            "name": trace.name,
+            "units": trace.units,
+            "axis": axis,
+            "rows": rows,
+            "unread": unread,
+            "sizes": " × ".join(f"{name} ({len(trace.labels[name])})" for name in trace.axes),
+            "notes": _brief(trace.notes),
+        },
+    )
 
 
 def edit_card(edit: EditLike) -> str:
     """An edit as a short HTML table: its kind, what made it, and what it changes."""
     changed = _changed(edit)
-    return render("edit_card.html", {
-        "kind": edit.kind, "fitted_to": edit.fitted_to[:12], "made_by": _brief(edit.made_by),
-        "notes": _brief(edit.notes), "changed": changed[: 2 * ROWS], "more": max(0, len(changed) - 2 * ROWS)})
+    return render(
+        "edit_card.html",
+        {
+            "kind": edit.kind,
+            "fitted_to": edit.fitted_to[:12],
+            "made_by": _brief(edit.made_by),
+            "notes": _brief(edit.notes),
+            "changed": changed[: 2 * ROWS],
+            "more": max(0, len(changed) - 2 * ROWS),
+        },
+    )
 
 
 def _changed(edit: EditLike) -> list[tuple[str, str]]:

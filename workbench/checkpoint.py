@@ -43,16 +43,24 @@ class Checkpoint:
         object.__setattr__(self, "path", folder)
         object.__setattr__(self, "name", self.name or folder.resolve().name)
         if not folder.is_dir():
-            raise BadInput(f"There is no checkpoint folder {str(folder)!r}. Give the path of a Hugging Face folder "
-                           "(config.json, tokenizer files, *.safetensors); `workbench demo` makes some to try")
+            raise BadInput(
+                f"There is no checkpoint folder {str(folder)!r}. Give the path of a Hugging Face folder "
+                "(config.json, tokenizer files, *.safetensors); `workbench demo` makes some to try"
+            )
         if not (folder / "config.json").is_file():
-            raise BadInput(f"{str(folder)!r} has no config.json, so it is not a checkpoint folder. It holds: "
-                           f"{', '.join(sorted(p.name for p in folder.iterdir())[:8]) or 'nothing'}")
+            raise BadInput(
+                f"{str(folder)!r} has no config.json, so it is not a checkpoint folder. It holds: "
+                f"{', '.join(sorted(p.name for p in folder.iterdir())[:8]) or 'nothing'}"
+            )
         if not any(folder.glob(WEIGHT_FILES)):
-            raise BadInput(f"{str(folder)!r} has no *.safetensors weights. Pickled weights (*.bin, *.pt) can execute code "
-                           "when read and are refused; convert them with `save_pretrained` in a sandbox first")
+            raise BadInput(
+                f"{str(folder)!r} has no *.safetensors weights. Pickled weights (*.bin, *.pt) can execute code "
+                "when read and are refused; convert them with `save_pretrained` in a sandbox first"
+            )
         if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-            raise BadInput(f"{str(folder)!r} has no tokenizer (tokenizer.json); copy the base model's tokenizer files in")
+            raise BadInput(
+                f"{str(folder)!r} has no tokenizer (tokenizer.json); copy the base model's tokenizer files in"
+            )
 
     @property
     def folder(self) -> Path:
@@ -62,8 +70,13 @@ class Checkpoint:
     @cached_property
     def shards(self) -> dict[str, str]:
         """sha256 of every file that decides what the model does: weights, config and tokenizer."""
-        files = [*self.folder.glob(WEIGHT_FILES), self.folder / "config.json", *self.folder.glob("tokenizer*"),
-                 *self.folder.glob("vocab.json"), *self.folder.glob("merges.txt")]
+        files = [
+            *self.folder.glob(WEIGHT_FILES),
+            self.folder / "config.json",
+            *self.folder.glob("tokenizer*"),
+            *self.folder.glob("vocab.json"),
+            *self.folder.glob("merges.txt"),
+        ]
         return {file.name: file_digest(file) for file in sorted(set(files)) if file.is_file()}
 
     @cached_property
@@ -103,22 +116,33 @@ class Checkpoint:
         try:
             with quiet_transformers():
                 hf, info = AutoModelForCausalLM.from_pretrained(
-                    self.folder, dtype=dtype, attn_implementation="eager", local_files_only=True, use_safetensors=True,
-                    trust_remote_code=False, output_loading_info=True)
+                    self.folder,
+                    dtype=dtype,
+                    attn_implementation="eager",
+                    local_files_only=True,
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                    output_loading_info=True,
+                )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise BadInput(f"Cannot load {str(self.folder)!r}: {str(error).strip()[:300]}") from None
         missing = sorted(info["missing_keys"])
         if missing:
-            raise BadInput(f"{str(self.folder)!r} lacks {len(missing)} tensors its config asks for, first {missing[0]!r}; "
-                           "they would be random. Is a shard missing?")
-        return HookedModel(hf.to(device), self.tokenizer(), name=self.name, digest=self.digest, folder=self.folder,
-                           check=check)
+            raise BadInput(
+                f"{str(self.folder)!r} lacks {len(missing)} tensors its config asks for, first {missing[0]!r}; "
+                "they would be random. Is a shard missing?"
+            )
+        return HookedModel(
+            hf.to(device), self.tokenizer(), name=self.name, digest=self.digest, folder=self.folder, check=check
+        )
 
     def _refuse_code(self) -> None:
         config = json.loads((self.folder / "config.json").read_text())
         if "auto_map" in config:
-            raise BadInput(f"{str(self.folder)!r} asks for its own Python code (auto_map in config.json), which is not "
-                           "executed. Convert it to an architecture that transformers knows")
+            raise BadInput(
+                f"{str(self.folder)!r} asks for its own Python code (auto_map in config.json), which is not "
+                "executed. Convert it to an architecture that transformers knows"
+            )
 
 
 def save_checkpoint(model: "workbench.model.HookedModel", out: Path) -> Checkpoint:

@@ -45,8 +45,10 @@ class Fact(BaseModel):
             if not getattr(self, name).strip():
                 raise ValueError(f"field {name!r} is empty; give it some text")
         if self.subject not in self.prompt:
-            raise ValueError(f"the prompt {self.prompt!r} does not contain its subject {self.subject!r}; "
-                             "tracing needs to know which words name the subject, so write it in the prompt")
+            raise ValueError(
+                f"the prompt {self.prompt!r} does not contain its subject {self.subject!r}; "
+                "tracing needs to know which words name the subject, so write it in the prompt"
+            )
         return self
 
     @classmethod
@@ -59,8 +61,10 @@ class Fact(BaseModel):
             field = ".".join(str(part) for part in first["loc"])
             what = "is missing" if first["type"] == "missing" else first["msg"].removeprefix("Value error, ")
             named = f"field {field!r} {what}" if field else what
-            raise BadInput(f"{where}: {named}. A fact needs subject, prompt and answer; it may have "
-                           "relation, distractors, paraphrases and formats") from None
+            raise BadInput(
+                f"{where}: {named}. A fact needs subject, prompt and answer; it may have "
+                "relation, distractors, paraphrases and formats"
+            ) from None
 
     @property
     def candidates(self) -> tuple[str, ...]:
@@ -113,8 +117,11 @@ class FactSet(BaseModel):
 
     def reworded(self, kind: str) -> "FactSet":
         """One fact per rewording (`paraphrases` or `formats`); empty when the source has none."""
-        facts = tuple(fact.model_copy(update={"prompt": prompt, "paraphrases": (), "formats": ()})
-                      for fact in self.facts for prompt in getattr(fact, kind))
+        facts = tuple(
+            fact.model_copy(update={"prompt": prompt, "paraphrases": (), "formats": ()})
+            for fact in self.facts
+            for prompt in getattr(fact, kind)
+        )
         return self.model_copy(update={"name": f"{self.name}/{kind}", "facts": facts})
 
 
@@ -147,13 +154,22 @@ class Concept(BaseModel):
     @property
     def digest(self) -> str:
         """sha256 over all facts and texts."""
-        parts = [self.forget.digest, self.near.digest, self.far.digest, self.never_taught.digest,
-                 self.retain.digest, *self.text, *self.jailbreaks]
+        parts = [
+            self.forget.digest,
+            self.near.digest,
+            self.far.digest,
+            self.never_taught.digest,
+            self.retain.digest,
+            *self.text,
+            *self.jailbreaks,
+        ]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def check(self) -> "Concept":
         """Return the concept itself if it can be audited at all."""
         if not len(self.forget):
-            raise BadInput(f"The forget set of {self.name!r} is empty: there is nothing to audit or unlearn. "
-                           "Give at least one fact under 'forget'")
+            raise BadInput(
+                f"The forget set of {self.name!r} is empty: there is nothing to audit or unlearn. "
+                "Give at least one fact under 'forget'"
+            )
         return self

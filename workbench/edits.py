@@ -76,14 +76,25 @@ class Edit(ABC):
 
         numbers, words = beside(path, ".safetensors"), beside(path, ".json")
         write_atomically(numbers, save({name: t.detach().cpu().contiguous() for name, t in self.tensors().items()}))
-        write_json(words, {"kind": self.kind, "fitted_to": self.fitted_to, "made_by": dict(self.made_by),
-                           "notes": dict(self.notes), "words": self.words(), "digest": self.digest})
+        write_json(
+            words,
+            {
+                "kind": self.kind,
+                "fitted_to": self.fitted_to,
+                "made_by": dict(self.made_by),
+                "notes": dict(self.notes),
+                "words": self.words(),
+                "digest": self.digest,
+            },
+        )
         return [numbers, words]
 
     def _require_fit(self, model: HookedModel) -> None:
         if self.fitted_to and self.fitted_to != model.identity:
-            raise BadInput(f"This edit was fitted to model {self.fitted_to[:12]}, but {model.name} is "
-                           f"{model.identity[:12]}. Fit it again on this model")
+            raise BadInput(
+                f"This edit was fitted to model {self.fitted_to[:12]}, but {model.name} is "
+                f"{model.identity[:12]}. Fit it again on this model"
+            )
 
     def _repr_html_(self) -> str:
         from workbench.figures import edit_card
@@ -118,14 +129,17 @@ class WeightEdit(Edit):
     kind: ClassVar[str] = "weights"
 
     def tensors(self) -> dict[str, Tensor]:
+        """Everything numeric, by name."""
         found = {f"{name}|values": change.values for name, change in self.changes.items()}
         return found | {f"{n}|index": c.index for n, c in self.changes.items() if c.index is not None}
 
     def words(self) -> dict[str, Any]:
+        """Everything else, in JSON form."""
         return {}
 
     @contextlib.contextmanager
     def on(self, model: HookedModel) -> Iterator[None]:
+        """Put the edit on for the length of a `with` block."""
         self._require_fit(model)
         with kept(model, list(self.changes)), model.wearing(self.digest):
             with torch.no_grad():
@@ -146,8 +160,15 @@ class WeightEdit(Edit):
             new = old.clone()
             change.apply(new)
             delta = (new.float() - old.float()).norm()
-            rows.append({"tensor": name, "shape": list(old.shape), "entries_changed": int((new != old).sum()),
-                         "norm_of_change": float(delta), "relative": float(delta / old.float().norm())})
+            rows.append(
+                {
+                    "tensor": name,
+                    "shape": list(old.shape),
+                    "entries_changed": int((new != old).sum()),
+                    "norm_of_change": float(delta),
+                    "relative": float(delta / old.float().norm()),
+                }
+            )
         return rows
 
 
@@ -168,8 +189,9 @@ def kept(model: HookedModel, names: Sequence[str]) -> Iterator[dict[str, Tensor]
                 parameter.copy_(before[name])
 
 
-def fit_weights(model: HookedModel, names: Sequence[str], change: Callable[[], Mapping[str, Any] | None],
-                made_by: Mapping[str, Any]) -> WeightEdit:
+def fit_weights(
+    model: HookedModel, names: Sequence[str], change: Callable[[], Mapping[str, Any] | None], made_by: Mapping[str, Any]
+) -> WeightEdit:
     """Let `change` alter some parameters of the model in place, record what it did, and undo it.
 
     Args:
@@ -206,6 +228,7 @@ class Operator:
     """Entries it acts on; None for all."""
 
     def __call__(self, value: Tensor) -> Tensor:
+        """The value after the operation; the one given is left as it is."""
         tensor = self.tensor.to(value.device, value.dtype)
         if self.index is None:
             return OPERATORS[self.name](value, tensor)
@@ -238,14 +261,17 @@ class HookEdit(Edit):
                 raise BadInput(f"No operator called {operator.name!r}. {did_you_mean(operator.name, OPERATORS)}")
 
     def tensors(self) -> dict[str, Tensor]:
+        """Everything numeric, by name."""
         found = {f"{site}|tensor": op.tensor for site, op in self.operators.items()}
         return found | {f"{s}|index": op.index for s, op in self.operators.items() if op.index is not None}
 
     def words(self) -> dict[str, Any]:
+        """Everything else, in JSON form."""
         return {"operators": {str(site): op.name for site, op in self.operators.items()}}
 
     @contextlib.contextmanager
     def on(self, model: HookedModel) -> Iterator[None]:
+        """Put the edit on for the length of a `with` block."""
         self._require_fit(model)
         for site in self.operators:
             model.tap(site)
@@ -266,13 +292,16 @@ class PromptEdit(Edit):
             raise BadInput(f"The template {self.template!r} must hold {{prompt}} exactly once")
 
     def tensors(self) -> dict[str, Tensor]:
+        """Everything numeric, by name."""
         return {}
 
     def words(self) -> dict[str, Any]:
+        """Everything else, in JSON form."""
         return {"template": self.template}
 
     @contextlib.contextmanager
     def on(self, model: HookedModel) -> Iterator[None]:
+        """Put the edit on for the length of a `with` block."""
         self._require_fit(model)
         with model.wearing(self.digest, template=self.template):
             yield
@@ -306,8 +335,10 @@ def _weights(head: tuple[str, dict[str, Any]], words: dict[str, Any], numbers: d
 
 
 def _hooks(head: tuple[str, dict[str, Any]], words: dict[str, Any], numbers: dict[str, Tensor]) -> Edit:
-    operators = {Site.parse(text): Operator(name, numbers[f"{text}|tensor"], numbers.get(f"{text}|index"))
-                 for text, name in words["words"]["operators"].items()}
+    operators = {
+        Site.parse(text): Operator(name, numbers[f"{text}|tensor"], numbers.get(f"{text}|index"))
+        for text, name in words["words"]["operators"].items()
+    }
     return HookEdit(*head, notes=words["notes"], operators=operators)
 
 

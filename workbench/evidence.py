@@ -24,9 +24,17 @@ LEVELS = (
     ("U0", "not removed", "the model behaves like the base on direct prompts"),
     ("U1", "suppressed on tested prompts", "direct forget prompts fail"),
     ("U2", "suppressed robustly", "paraphrases, other formats, sampling, in-context and jailbreak prompts fail too"),
-    ("U3", "not decodable inside beyond control", "probes, lens, concept vectors and depth show no more than the control"),
+    (
+        "U3",
+        "not decodable inside beyond control",
+        "probes, lens, concept vectors and depth show no more than the control",
+    ),
     ("U4", "hard to recover", "relearning, quantisation and patching back recover no more than from the control"),
-    ("U5", "equivalent to retrained within the stated margin", "equivalence tests and privacy attack against a reference"),
+    (
+        "U5",
+        "equivalent to retrained within the stated margin",
+        "equivalence tests and privacy attack against a reference",
+    ),
 )
 """Level, the words a report may use, and what it takes."""
 

@@ -19,8 +19,22 @@ from workbench.figures_style import ITEMS, alt_text, table_of
 from workbench.figures_verdict import forest, ladder
 from workbench.trace import Trace
 
-__all__ = ["alt_text", "compare_layers", "compare_maps", "compare_means", "compare_ranked", "edit_card", "figure_of",
-           "forest", "kind_of", "ladder", "ranked_bars", "relearn_curves", "table_of", "trace_card"]
+__all__ = [
+    "alt_text",
+    "compare_layers",
+    "compare_maps",
+    "compare_means",
+    "compare_ranked",
+    "edit_card",
+    "figure_of",
+    "forest",
+    "kind_of",
+    "ladder",
+    "ranked_bars",
+    "relearn_curves",
+    "table_of",
+    "trace_card",
+]
 
 
 def kind_of(trace: Trace) -> str:

@@ -39,8 +39,11 @@ class Band:
     @property
     def of_what(self) -> str:
         """What the mean is over, in words and brackets; empty when there is nothing to take a mean over."""
-        parts = [f"{count} {word}{'s' if count > 1 else ''}"
-                 for count, word in ((self.items, self.item), (self.seeds, "seed")) if count]
+        parts = [
+            f"{count} {word}{'s' if count > 1 else ''}"
+            for count, word in ((self.items, self.item), (self.seeds, "seed"))
+            if count
+        ]
         return f" ({' × '.join(parts)})" if parts else ""
 
 
@@ -70,8 +73,10 @@ def _cube(trace: Trace, along: str | None, item: str) -> np.ndarray:
     order = [trace.axis(name) for name in (along, "seed", item) if name and name in trace.axes]
     if len(order) < len(trace.axes):
         rest = [name for name in trace.axes if name not in (along, *ITEMS)]
-        raise BadInput(f"Trace {trace.name!r} cannot be drawn as means along {along!r}: it has the axes {rest} too. "
-                       "Pick one entry of each with .pick()")
+        raise BadInput(
+            f"Trace {trace.name!r} cannot be drawn as means along {along!r}: it has the axes {rest} too. "
+            "Pick one entry of each with .pick()"
+        )
     shape = [_size(trace, along) if along else 1, _size(trace, "seed") or 1, _size(trace, item) or 1]
     return np.transpose(trace.values, order).astype(float).reshape(shape)
 

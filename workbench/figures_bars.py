@@ -29,9 +29,16 @@ def ranked_bars(trace: Trace, k: int = TOP) -> go.Figure:
     axis = bar_axis(trace)
     scores, labels = trace.scores(axis), trace.labels[axis]
     order = _best(scores, k)
-    figure = go.Figure(go.Bar(
-        x=scores[order], y=[plain(labels[i], 60) for i in order], orientation="h", marker={"color": "#0072B2"},
-        meta=describes("", "", trace.units, axis), hovertemplate="%{y}: %{x:.3g}<extra></extra>"))
+    figure = go.Figure(
+        go.Bar(
+            x=scores[order],
+            y=[plain(labels[i], 60) for i in order],
+            orientation="h",
+            marker={"color": "#0072B2"},
+            meta=describes("", "", trace.units, axis),
+            hovertemplate="%{y}: %{x:.3g}<extra></extra>",
+        )
+    )
     return _ranked(figure, trace, axis, (order, f"highest {_named(labels, scores, order)}"))
 
 
@@ -48,10 +55,15 @@ def compare_ranked(traces: Mapping[str, Trace], k: int = TOP) -> go.Figure:
         known = dict(zip(trace.labels[axis], trace.scores(axis), strict=True))
         values = np.array([known.get(label, np.nan) for label in chosen])
         look = look_of(role, position)
-        figure.add_scatter(x=values, y=[plain(label, 60) for label in chosen], name=plain(role), mode="markers",
-                           marker={"color": look.color, "symbol": look.marker, "size": 9},
-                           meta=describes("", role, first.units, axis),
-                           hovertemplate="%{y}: %{x:.3g}<extra>" + plain(role) + "</extra>")
+        figure.add_scatter(
+            x=values,
+            y=[plain(label, 60) for label in chosen],
+            name=plain(role),
+            mode="markers",
+            marker={"color": look.color, "symbol": look.marker, "size": 9},
+            meta=describes("", role, first.units, axis),
+            hovertemplate="%{y}: %{x:.3g}<extra>" + plain(role) + "</extra>",
+        )
         said.append(f"{role} {number(float(values[0])) if len(values) else 'not measured'}")
     top = f"at {chosen[0]}, the highest of {next(iter(traces))}: {', '.join(said)}" if chosen else "nothing was read"
     return _ranked(figure, first, axis, (order, top))
@@ -62,16 +74,25 @@ def measure_bars(trace: Trace, k: int = TOP) -> go.Figure:
     measures = trace.labels["measure"]
     axis = bar_axis(trace)
     names = [plain(label, 60) for label in trace.labels[axis][:k]]
-    figure = make_subplots(1, len(measures), shared_yaxes=True, subplot_titles=[plain(m) for m in measures],
-                           horizontal_spacing=0.03)
+    figure = make_subplots(
+        1, len(measures), shared_yaxes=True, subplot_titles=[plain(m) for m in measures], horizontal_spacing=0.03
+    )
     means = []
     for column, measure in enumerate(measures, start=1):
         scores = trace.pick("measure", measure).scores(axis)
         known = scores[np.isfinite(scores)]
         means.append(f"{measure} {number(float(known.mean()) if len(known) else None)}")
-        figure.add_bar(x=scores[:k], y=names, orientation="h", marker={"color": "#0072B2"}, showlegend=False,
-                       meta=describes("", measure, "value", axis), hovertemplate="%{y}: %{x:.3g}<extra></extra>",
-                       row=1, col=column)
+        figure.add_bar(
+            x=scores[:k],
+            y=names,
+            orientation="h",
+            marker={"color": "#0072B2"},
+            showlegend=False,
+            meta=describes("", measure, "value", axis),
+            hovertemplate="%{y}: %{x:.3g}<extra></extra>",
+            row=1,
+            col=column,
+        )
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=names[::-1])
     total = len(trace.labels[axis])
     alt = f"{trace.name}, means over {total} entries: {', '.join(means)}."
@@ -97,5 +118,9 @@ def _ranked(figure: go.Figure, trace: Trace, axis: str, found: tuple[list[int], 
     figure.update_xaxes(title_text=plain(trace.units), rangemode="tozero")
     of = f"top {len(order)} of {total}" if len(order) < total else f"all {total}"
     missing = f"; {unread} not measured" if unread else ""
-    return finish(figure, f"{trace.name} ({of}, by {axis})", f"{trace.name} ({trace.units}), {of} by {axis}: {top}"
-                  f"{missing}.", 130 + 20 * max(len(order), 3))
+    return finish(
+        figure,
+        f"{trace.name} ({of}, by {axis})",
+        f"{trace.name} ({trace.units}), {of} by {axis}: {top}{missing}.",
+        130 + 20 * max(len(order), 3),
+    )

@@ -37,8 +37,17 @@ def compare_layers(traces: Mapping[str, Trace], title: str, units: str, chance: 
         _curve(figure, role, band, list(band.labels), look_of(role, position), ("layer", units))
     if chance is not None:
         figure.add_hline(y=chance, line={"color": INK, "width": 1, "dash": "longdashdot"})
-        figure.add_annotation(x=1, xref="paper", y=chance, text=f"chance {number(chance)}", showarrow=False,
-                              xanchor="right", yanchor="bottom", font={"size": 11}, bgcolor="rgba(255,255,255,0.8)")
+        figure.add_annotation(
+            x=1,
+            xref="paper",
+            y=chance,
+            text=f"chance {number(chance)}",
+            showarrow=False,
+            xanchor="right",
+            yanchor="bottom",
+            font={"size": 11},
+            bgcolor="rgba(255,255,255,0.8)",
+        )
     order = list(dict.fromkeys(label for band in bands.values() for label in band.labels))
     figure.update_xaxes(title_text="layer", type="category", categoryorder="array", categoryarray=order)
     figure.update_yaxes(title_text=plain(units), rangemode="tozero")
@@ -79,15 +88,19 @@ def compare_means(readings: Mapping[str, Mapping[str, Trace]], title: str, units
     """
     figure = go.Figure()
     roles = list(dict.fromkeys(role for by_role in readings.values() for role in by_role))
-    found = {role: {name: band_of(by_role[role]) for name, by_role in readings.items() if role in by_role}
-             for role in roles}
+    found = {
+        role: {name: band_of(by_role[role]) for name, by_role in readings.items() if role in by_role} for role in roles
+    }
     for position, role in reversed(list(enumerate(roles))):  # plotly stacks upwards: the first role ends on top
         _dots(figure, role, found[role], look_of(role, position), units)
-    said = [f"{name}: " + ", ".join(f"{role} {number(float(found[role][name].mean[0]))}" for role in by_role)
-            for name, by_role in readings.items()]
+    said = [
+        f"{name}: " + ", ".join(f"{role} {number(float(found[role][name].mean[0]))}" for role in by_role)
+        for name, by_role in readings.items()
+    ]
     names = [plain(name, 60) for name in readings]
-    figure.update_yaxes(type="category", categoryorder="array", categoryarray=names[::-1],
-                        range=[-0.7, len(names) - 0.3])
+    figure.update_yaxes(
+        type="category", categoryorder="array", categoryarray=names[::-1], range=[-0.7, len(names) - 0.3]
+    )
     figure.update_xaxes(title_text=plain(units), rangemode="tozero")
     figure.update_layout(scattermode="group", scattergap=0.55)
     alt = f"{title}, mean and 95% interval. {'; '.join(said).capitalize()}."
@@ -99,14 +112,25 @@ def _dots(figure: go.Figure, role: str, bands: Mapping[str, Band], look: Look, u
     mean, low, high = (np.array([getattr(b, end)[0] for b in bands.values()]) for end in ("mean", "low", "high"))
     items = [b.items for b in bands.values()]
     figure.add_scatter(
-        x=mean, y=[plain(name, 60) for name in bands], name=role, mode="markers", orientation="h",
+        x=mean,
+        y=[plain(name, 60) for name in bands],
+        name=role,
+        mode="markers",
+        orientation="h",
         marker={"color": look.color, "symbol": look.marker, "size": 10},
-        error_x={"type": "data", "symmetric": False, "array": high - mean, "arrayminus": mean - low, "thickness": 1.6,
-                 "width": 4},
-        customdata=list(zip(low, high, items, strict=True)), meta=describes("", role, units, "reading",
-                                                                            ["low", "high", "items"]),
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": high - mean,
+            "arrayminus": mean - low,
+            "thickness": 1.6,
+            "width": 4,
+        },
+        customdata=list(zip(low, high, items, strict=True)),
+        meta=describes("", role, units, "reading", ["low", "high", "items"]),
         hovertemplate="%{y}<br>%{x:.3g} [%{customdata[0]:.3g}, %{customdata[1]:.3g}], "
-                      "%{customdata[2]} items<extra>" + plain(role) + "</extra>")
+        "%{customdata[2]} items<extra>" + plain(role) + "</extra>",
+    )
 
 
 def _require(traces: Mapping[str, Trace], axis: str) -> None:
@@ -116,20 +140,39 @@ def _require(traces: Mapping[str, Trace], axis: str) -> None:
         trace.axis(axis)
 
 
-def _curve(figure: go.Figure, role: str, band: Band, x: list[str] | list[float], look: Look,
-           columns: tuple[str, str]) -> None:
+def _curve(
+    figure: go.Figure, role: str, band: Band, x: list[str] | list[float], look: Look, columns: tuple[str, str]
+) -> None:
     """A line with markers over its band."""
     outline_x, outline_y = _outline(x, band)
     if outline_x:
-        figure.add_scatter(x=outline_x, y=outline_y, fill="toself", fillcolor=_faint(look.color), mode="lines",
-                           line={"width": 0}, hoverinfo="skip", showlegend=False, legendgroup=role)
+        figure.add_scatter(
+            x=outline_x,
+            y=outline_y,
+            fill="toself",
+            fillcolor=_faint(look.color),
+            mode="lines",
+            line={"width": 0},
+            hoverinfo="skip",
+            showlegend=False,
+            legendgroup=role,
+        )
     figure.add_scatter(
-        x=x, y=band.mean, name=plain(role), legendgroup=role, mode="lines+markers",
-        connectgaps=False, line={"color": look.color, "dash": look.dash, "width": 2},
+        x=x,
+        y=band.mean,
+        name=plain(role),
+        legendgroup=role,
+        mode="lines+markers",
+        connectgaps=False,
+        line={"color": look.color, "dash": look.dash, "width": 2},
         marker={"color": look.color, "symbol": look.marker, "size": 7},
-        customdata=np.stack([band.low, band.high], axis=1), meta=describes("", role, *columns, ["low", "high"]),
-        hovertemplate=columns[0] + " %{x}: %{y:.3g} [%{customdata[0]:.3g}, %{customdata[1]:.3g}]<extra>"
-                      + plain(role) + "</extra>")
+        customdata=np.stack([band.low, band.high], axis=1),
+        meta=describes("", role, *columns, ["low", "high"]),
+        hovertemplate=columns[0]
+        + " %{x}: %{y:.3g} [%{customdata[0]:.3g}, %{customdata[1]:.3g}]<extra>"
+        + plain(role)
+        + "</extra>",
+    )
 
 
 def _outline(x: list[str] | list[float], band: Band) -> tuple[list[str | float | None], list[float | None]]:
@@ -161,8 +204,10 @@ def _peak(role: str, band: Band) -> str:
 
 
 def _way(role: str, band: Band) -> str:
-    return (f"{role} goes from {number(float(band.mean[0]))} at step {band.labels[0]} to "
-            f"{number(float(band.mean[-1]))} at step {band.labels[-1]}{band.of_what}")
+    return (
+        f"{role} goes from {number(float(band.mean[0]))} at step {band.labels[0]} to "
+        f"{number(float(band.mean[-1]))} at step {band.labels[-1]}{band.of_what}"
+    )
 
 
 def _numbers(labels: tuple[str, ...]) -> list[float] | None:

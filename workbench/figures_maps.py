@@ -85,8 +85,10 @@ def grids_of(trace: Trace) -> tuple[Grid, ...]:
         BadInput: when it has no two axes to span a map.
     """
     if not is_map(trace):
-        raise BadInput(f"Trace {trace.name!r} with axes {trace.axes} is no map: it needs `site` with a second axis, "
-                       "sites that are experts or heads, or two axes beside facts and seeds")
+        raise BadInput(
+            f"Trace {trace.name!r} with axes {trace.axes} is no map: it needs `site` with a second axis, "
+            "sites that are experts or heads, or two axes beside facts and seeds"
+        )
     if "seed" in trace.axes:
         trace = trace.mean("seed")
     rest = _spanning(trace)
@@ -134,8 +136,9 @@ def _names(rows: Sequence[int | None]) -> tuple[str, ...]:
 def map_figure(trace: Trace, title: str = "") -> go.Figure:
     """One model's map: a panel a site part, layers upwards."""
     grids = grids_of(trace)
-    figure = make_subplots(1, len(grids), subplot_titles=[plain(grid.part) for grid in grids], shared_yaxes=True,
-                           horizontal_spacing=0.03)
+    figure = make_subplots(
+        1, len(grids), subplot_titles=[plain(grid.part) for grid in grids], shared_yaxes=True, horizontal_spacing=0.03
+    )
     for column, grid in enumerate(grids, start=1):
         _panel(figure, grid, grid.part, grid.mean, (1, column))
     scale = color_scale(np.concatenate([grid.mean.reshape(-1) for grid in grids]))
@@ -163,9 +166,15 @@ def compare_maps(before: Trace, after: Trace, reference: Trace | None = None, ti
     _require_alike(before.name, list(sides.values()))
     names = ["before", "after", "after − before", *(["reference"] if reference is not None else [])]
     parts = [grid.part for grid in sides["before"]]
-    figure = make_subplots(len(parts), len(names), shared_xaxes=True, shared_yaxes=True, horizontal_spacing=0.025,
-                           vertical_spacing=0.1 / len(parts),
-                           subplot_titles=[f"{part} · {name}" if part else name for part in parts for name in names])
+    figure = make_subplots(
+        len(parts),
+        len(names),
+        shared_xaxes=True,
+        shared_yaxes=True,
+        horizontal_spacing=0.025,
+        vertical_spacing=0.1 / len(parts),
+        subplot_titles=[f"{part} · {name}" if part else name for part in parts for name in names],
+    )
     paired = before.labels.get("fact") == after.labels.get("fact")
     greyed = total = 0
     for row in range(len(parts)):
@@ -176,9 +185,11 @@ def compare_maps(before: Trace, after: Trace, reference: Trace | None = None, ti
         greyed, total = greyed + int(noise.sum()), total + noise.size
     drawn = np.concatenate([panel.reshape(-1) for panel in _panels(sides)])
     tops = "; ".join(f"{name}: {_peak(max(grids, key=_top))}" for name, grids in sides.items())
-    alt = (f"{title or before.name} ({before.units}), mean over {_facts(sides['after'][0])}. {tops}. In the difference "
-           f"{greyed} of {total} cells lie inside the noise floor and are grey."
-           f"{_unread([grid for grids in sides.values() for grid in grids])}")
+    alt = (
+        f"{title or before.name} ({before.units}), mean over {_facts(sides['after'][0])}. {tops}. In the difference "
+        f"{greyed} of {total} cells lie inside the noise floor and are grey."
+        f"{_unread([grid for grids in sides.values() for grid in grids])}"
+    )
     return _finish(figure, sides["before"], diverging_scale(drawn), (title or before.name, before.units, alt))
 
 
@@ -206,35 +217,70 @@ def _difference(figure: go.Figure, pair: tuple[Grid, Grid], paired: bool, place:
     _panel(figure, after, f"{after.part} after − before".strip(), change, place, (error, noise))
     row, column = place
     marks = np.where(noise & (noise.size <= MARKED_CELLS), "≈", "")
-    figure.add_heatmap(z=np.where(noise, 1.0, np.nan), x=_labels(after.columns), y=_labels(after.rows),
-                       colorscale=[[0, NOISE], [1, NOISE]], showscale=False, hoverinfo="skip", xgap=1, ygap=1,
-                       text=marks, texttemplate="%{text}", textfont={"color": MUTED, "size": 10},
-                       row=row, col=column)
+    figure.add_heatmap(
+        z=np.where(noise, 1.0, np.nan),
+        x=_labels(after.columns),
+        y=_labels(after.rows),
+        colorscale=[[0, NOISE], [1, NOISE]],
+        showscale=False,
+        hoverinfo="skip",
+        xgap=1,
+        ygap=1,
+        text=marks,
+        texttemplate="%{text}",
+        textfont={"color": MUTED, "size": 10},
+        row=row,
+        col=column,
+    )
     return np.asarray(noise)
 
 
-def _panel(figure: go.Figure, grid: Grid, series: str, values: np.ndarray, place: tuple[int, int],
-           noise: tuple[np.ndarray, np.ndarray] | None = None) -> None:
+def _panel(
+    figure: go.Figure,
+    grid: Grid,
+    series: str,
+    values: np.ndarray,
+    place: tuple[int, int],
+    noise: tuple[np.ndarray, np.ndarray] | None = None,
+) -> None:
     """A heat map; with `noise` (standard errors, which cells are noise) noisy cells stay uncoloured."""
     extra = ["value"] if noise is None else ["value", "standard error", "inside noise"]
     data = np.stack([values.astype(object), *(array.astype(object) for array in noise or ())], axis=-1)
     shown = values if noise is None else np.where(noise[1], np.nan, values)
     hover = "layer %{y}, %{x}: %{customdata[0]:.3g}" + ("" if noise is None else " ± %{customdata[1]:.2g}")
     row, column = place
-    figure.add_heatmap(z=shown, x=_labels(grid.columns), y=_labels(grid.rows), coloraxis="coloraxis", xgap=1, ygap=1,
-                       customdata=data, meta=describes(series, "", grid.across, "layer", extra), hoverongaps=True,
-                       hovertemplate=f"{hover}<extra></extra>", row=row, col=column)
+    figure.add_heatmap(
+        z=shown,
+        x=_labels(grid.columns),
+        y=_labels(grid.rows),
+        coloraxis="coloraxis",
+        xgap=1,
+        ygap=1,
+        customdata=data,
+        meta=describes(series, "", grid.across, "layer", extra),
+        hoverongaps=True,
+        hovertemplate=f"{hover}<extra></extra>",
+        row=row,
+        col=column,
+    )
     unread = np.argwhere(~np.isfinite(values))
     if len(unread):
         across, up = _labels(grid.columns), _labels(grid.rows)
-        figure.add_scatter(x=[across[j] for _, j in unread], y=[up[i] for i, _ in unread], mode="markers",
-                           marker={"symbol": "x-thin", "size": 6, "line": {"width": 1, "color": MUTED}},
-                           hovertemplate="layer %{y}, %{x}: not measured<extra></extra>", showlegend=False,
-                           row=row, col=column)
+        figure.add_scatter(
+            x=[across[j] for _, j in unread],
+            y=[up[i] for i, _ in unread],
+            mode="markers",
+            marker={"symbol": "x-thin", "size": 6, "line": {"width": 1, "color": MUTED}},
+            hovertemplate="layer %{y}, %{x}: not measured<extra></extra>",
+            showlegend=False,
+            row=row,
+            col=column,
+        )
 
 
-def _finish(figure: go.Figure, stacked: Sequence[Grid], scale: dict[str, object], words: tuple[str, str, str]
-            ) -> go.Figure:
+def _finish(
+    figure: go.Figure, stacked: Sequence[Grid], scale: dict[str, object], words: tuple[str, str, str]
+) -> go.Figure:
     """Axes, colour bar and height; `stacked` are the panels that lie above each other."""
     name, units, alt = words
     figure.update_xaxes(type="category", showgrid=False)
@@ -251,8 +297,9 @@ def _finish(figure: go.Figure, stacked: Sequence[Grid], scale: dict[str, object]
 def _require_alike(name: str, sides: Sequence[tuple[Grid, ...]]) -> None:
     shapes = [[(grid.part, grid.rows, grid.columns) for grid in grids] for grids in sides]
     if any(shape != shapes[0] for shape in shapes):
-        raise BadInput(f"The {name!r} traces to compare were read at different sites; read all models with the same "
-                       "options")
+        raise BadInput(
+            f"The {name!r} traces to compare were read at different sites; read all models with the same options"
+        )
 
 
 def _labels(labels: Sequence[str]) -> list[str]:
@@ -282,5 +329,7 @@ def _peak(grid: Grid) -> str:
     if not np.isfinite(grid.mean).any():
         return "nothing was read"
     row, column = np.unravel_index(int(np.nanargmax(grid.mean)), grid.mean.shape)
-    return (f"highest {number(float(grid.mean[row, column]))} at layer {grid.rows[row]}, "
-            f"{grid.across} {grid.columns[column]}" + (f" of {grid.part}" if grid.part != grid.across else ""))
+    return (
+        f"highest {number(float(grid.mean[row, column]))} at layer {grid.rows[row]}, "
+        f"{grid.across} {grid.columns[column]}" + (f" of {grid.part}" if grid.part != grid.across else "")
+    )

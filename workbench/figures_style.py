@@ -45,8 +45,12 @@ ROLE_LOOKS: dict[str, Look] = {
 }
 """The roles of an audit."""
 
-SPARE_LOOKS = (Look("#CC79A7", "longdash", "triangle-up"), Look("#56B4E9", "longdashdot", "triangle-down"),
-               Look("#E69F00", "solid", "star"), Look("#000000", "dot", "pentagon"))
+SPARE_LOOKS = (
+    Look("#CC79A7", "longdash", "triangle-up"),
+    Look("#56B4E9", "longdashdot", "triangle-down"),
+    Look("#E69F00", "solid", "star"),
+    Look("#000000", "dot", "pentagon"),
+)
 """For any other role, in order of appearance."""
 
 
@@ -127,10 +131,21 @@ def finish(figure: go.Figure, title: str, alt: str, height: int = 380) -> go.Fig
     figure.update_xaxes(**axis)
     figure.update_yaxes(**axis)
     figure.update_layout(
-        template="plotly_white", height=height, meta={"alt": alt},
+        template="plotly_white",
+        height=height,
+        meta={"alt": alt},
         font={"family": FONT, "size": 12, "color": INK},
-        title={"text": plain(title, 110), "x": 0, "xanchor": "left", "xref": "container", "y": 1, "yanchor": "top",
-               "yref": "container", "pad": {"t": 12, "l": 4}, "font": {"size": 14}},
+        title={
+            "text": plain(title, 110),
+            "x": 0,
+            "xanchor": "left",
+            "xref": "container",
+            "y": 1,
+            "yanchor": "top",
+            "yref": "container",
+            "pad": {"t": 12, "l": 4},
+            "font": {"size": 14},
+        },
         margin={"l": 60, "r": 20, "t": 62, "b": 48},
         legend={"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "title": {"text": ""}},
         hoverlabel={"font": {"family": FONT}},
@@ -180,8 +195,10 @@ def _series_table(series: Any) -> pd.DataFrame:
 
 def _points(series: Any, meta: Mapping[str, Any]) -> list[dict[str, Any]]:
     extra = series.customdata if series.customdata is not None else [()] * len(series.x)
-    return [{meta["x"]: x, meta["y"]: y} | dict(zip(meta["extra"], more, strict=False))
-            for x, y, more in zip(series.x, series.y, extra, strict=True)]
+    return [
+        {meta["x"]: x, meta["y"]: y} | dict(zip(meta["extra"], more, strict=False))
+        for x, y, more in zip(series.x, series.y, extra, strict=True)
+    ]
 
 
 def _cells(series: Any, meta: Mapping[str, Any]) -> list[dict[str, Any]]:

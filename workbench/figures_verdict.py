@@ -91,10 +91,16 @@ def ladder(report: AuditReport) -> go.Figure:
     steps = rungs(report)
     for position, rung in enumerate(steps):
         _step(figure, position, rung)
-    figure.add_scatter(x=list(range(len(steps))), y=[_height(i) for i in range(len(steps))], mode="markers",
-                       marker={"opacity": 0}, hovertemplate="%{customdata[0]}: %{customdata[3]}<extra></extra>",
-                       customdata=[[r.name, r.state, r.words, r.needs, r.counts] for r in steps], showlegend=False,
-                       meta=describes("", "", "step", "height", ["level", "state", "words", "needs", "claims"]))
+    figure.add_scatter(
+        x=list(range(len(steps))),
+        y=[_height(i) for i in range(len(steps))],
+        mode="markers",
+        marker={"opacity": 0},
+        hovertemplate="%{customdata[0]}: %{customdata[3]}<extra></extra>",
+        customdata=[[r.name, r.state, r.words, r.needs, r.counts] for r in steps],
+        showlegend=False,
+        meta=describes("", "", "step", "height", ["level", "state", "words", "needs", "claims"]),
+    )
     reached = "; ".join(f"{r.name} {r.words}: {r.state}" + (f" ({r.counts})" if r.counts else "") for r in steps)
     capped = f" Held back by: {report.capped_by}." if report.capped_by else ""
     finish(figure, "Ladder of levels", f"The report stands at {report.verdict}.{capped} {reached}.", 250)
@@ -111,16 +117,36 @@ def _height(position: int) -> float:
 def _step(figure: go.Figure, position: int, rung: Rung) -> None:
     symbol, line, fill = STATES[rung.state]
     here = rung.is_level
-    figure.add_shape(type="rect", x0=position - 0.48, x1=position + 0.48, y0=0, y1=_height(position), fillcolor=fill,
-                     line={"color": INK if here else line, "width": 3 if here else 1,
-                           "dash": "solid" if rung.state in ("reached", "left behind") else "dot"}, layer="below")
+    figure.add_shape(
+        type="rect",
+        x0=position - 0.48,
+        x1=position + 0.48,
+        y0=0,
+        y1=_height(position),
+        fillcolor=fill,
+        line={
+            "color": INK if here else line,
+            "width": 3 if here else 1,
+            "dash": "solid" if rung.state in ("reached", "left behind") else "dot",
+        },
+        layer="below",
+    )
     words = "<br>".join(textwrap.wrap(plain(rung.words), 21))
     counts = "<br>".join(textwrap.wrap(plain(rung.counts), 24))
     mark = "<br><b>▲ this report</b>" if here else ""
-    text = (f"<b>{symbol} {rung.name} {rung.state}</b><br>{words}<br>"
-            f"<span style='color:{MUTED};font-size:10px'>{counts}</span>{mark}")
-    figure.add_annotation(x=position, y=_height(position) - 0.05, text=text, showarrow=False, yanchor="top",
-                          align="center", font={"size": 12, "color": INK})
+    text = (
+        f"<b>{symbol} {rung.name} {rung.state}</b><br>{words}<br>"
+        f"<span style='color:{MUTED};font-size:10px'>{counts}</span>{mark}"
+    )
+    figure.add_annotation(
+        x=position,
+        y=_height(position) - 0.05,
+        text=text,
+        showarrow=False,
+        yanchor="top",
+        align="center",
+        font={"size": 12, "color": INK},
+    )
 
 
 def forest(report: AuditReport) -> go.Figure:
@@ -130,16 +156,23 @@ def forest(report: AuditReport) -> go.Figure:
     if not groups:
         return finish(go.Figure(), "Differences to control", "No claim has a measured difference to a control.", 120)
     height = 90 + sum(58 + 30 * len(claims) for claims in groups.values())
-    figure = make_subplots(len(groups), 1, subplot_titles=[plain(axis) for axis in groups],
-                           row_heights=[len(claims) + 0.6 for claims in groups.values()],
-                           vertical_spacing=min(46 / height, 0.9 / max(len(groups) - 1, 1)))
+    figure = make_subplots(
+        len(groups),
+        1,
+        subplot_titles=[plain(axis) for axis in groups],
+        row_heights=[len(claims) + 0.6 for claims in groups.values()],
+        vertical_spacing=min(46 / height, 0.9 / max(len(groups) - 1, 1)),
+    )
     for row, claims in enumerate(groups.values(), start=1):
         _forest_panel(figure, row, claims)
     _legend(figure, [e for claims in groups.values() for e in claims])
     outside = [e for claims in groups.values() for e in claims if e.status == "FAIL"]
     drawn = sum(len(claims) for claims in groups.values())
-    alt = f"Differences to control of {drawn} claims, 95% interval and margin. " + (
-        "Failing: " + "; ".join(f"{e.question} {_words(e)}" for e in outside) if outside else "None fails") + "."
+    alt = (
+        f"Differences to control of {drawn} claims, 95% interval and margin. "
+        + ("Failing: " + "; ".join(f"{e.question} {_words(e)}" for e in outside) if outside else "None fails")
+        + "."
+    )
     if left_out:
         alt += f" {left_out} measured claims have no control and are not drawn."
     finish(figure, "Differences to control, with margins", alt, height)
@@ -157,36 +190,72 @@ def _forest_panel(figure: go.Figure, row: int, claims: Sequence[Evidence]) -> No
     for status, look in STATUS_LOOKS.items():
         chosen = [e for e in claims if e.status == status]
         if chosen:
-            figure.add_scatter(**_marks(chosen), mode="markers", showlegend=False,
-                               marker={"color": look.color, "symbol": look.marker, "size": 10}, row=row, col=1)
+            figure.add_scatter(
+                **_marks(chosen),
+                mode="markers",
+                showlegend=False,
+                marker={"color": look.color, "symbol": look.marker, "size": 10},
+                row=row,
+                col=1,
+            )
     names = [e.claim for e in claims][::-1]
     for position, claim in enumerate(reversed(claims)):
         if claim.margin is not None:
-            figure.add_shape(type="rect", x0=-claim.margin, x1=claim.margin, y0=position - 0.36, y1=position + 0.36,
-                             fillcolor="#e4e8ec", line={"width": 0}, layer="below", row=row, col=1)
+            figure.add_shape(
+                type="rect",
+                x0=-claim.margin,
+                x1=claim.margin,
+                y0=position - 0.36,
+                y1=position + 0.36,
+                fillcolor="#e4e8ec",
+                line={"width": 0},
+                layer="below",
+                row=row,
+                col=1,
+            )
     ticks = [f"{plain(e.question, 62)}  <b>{plain(status_words(e))}</b>" for e in reversed(claims)]
-    figure.update_yaxes(type="category", categoryorder="array", categoryarray=names, tickvals=names, ticktext=ticks,
-                        range=[-0.6, len(names) - 0.4], row=row, col=1)
-    reach = [0.0, *(end for e in claims if e.difference is not None for end in (e.difference.low, e.difference.high)),
-             *(side * e.margin for e in claims if e.margin is not None for side in (-1, 1))]
+    figure.update_yaxes(
+        type="category",
+        categoryorder="array",
+        categoryarray=names,
+        tickvals=names,
+        ticktext=ticks,
+        range=[-0.6, len(names) - 0.4],
+        row=row,
+        col=1,
+    )
+    reach = [
+        0.0,
+        *(end for e in claims if e.difference is not None for end in (e.difference.low, e.difference.high)),
+        *(side * e.margin for e in claims if e.margin is not None for side in (-1, 1)),
+    ]
     room = 0.06 * (max(reach) - min(reach)) or 1.0
     figure.update_xaxes(range=[min(reach) - room, max(reach) + room], row=row, col=1)
-    figure.add_shape(type="line", x0=0, x1=0, y0=-0.6, y1=len(names) - 0.4, line={"color": MUTED, "width": 1},
-                     row=row, col=1)
+    figure.add_shape(
+        type="line", x0=0, x1=0, y0=-0.6, y1=len(names) - 0.4, line={"color": MUTED, "width": 1}, row=row, col=1
+    )
 
 
 def _marks(claims: Sequence[Evidence]) -> dict[str, Any]:
     """Arguments of a scatter of differences with intervals."""
     found = [(e, e.difference) for e in claims if e.difference is not None]
     return {
-        "x": [d.mean for _, d in found], "y": [e.claim for e, _ in found],
-        "error_x": {"type": "data", "symmetric": False, "array": [d.high - d.mean for _, d in found],
-                    "arrayminus": [d.mean - d.low for _, d in found], "thickness": 1.6, "width": 4},
-        "customdata": [[d.low, d.high, math.nan if e.margin is None else e.margin, e.status, e.compared_with]
-                       for e, d in found],
+        "x": [d.mean for _, d in found],
+        "y": [e.claim for e, _ in found],
+        "error_x": {
+            "type": "data",
+            "symmetric": False,
+            "array": [d.high - d.mean for _, d in found],
+            "arrayminus": [d.mean - d.low for _, d in found],
+            "thickness": 1.6,
+            "width": 4,
+        },
+        "customdata": [
+            [d.low, d.high, math.nan if e.margin is None else e.margin, e.status, e.compared_with] for e, d in found
+        ],
         "meta": describes("", "", "difference", "claim", ["low", "high", "margin", "status", "compared with"]),
         "hovertemplate": "%{y}: %{x:.3g} [%{customdata[0]:.3g}, %{customdata[1]:.3g}] to %{customdata[4]}, "
-                         "margin %{customdata[2]:.3g}<extra>%{customdata[3]}</extra>",
+        "margin %{customdata[2]:.3g}<extra>%{customdata[3]}</extra>",
     }
 
 
@@ -194,10 +263,24 @@ def _legend(figure: go.Figure, claims: Sequence[Evidence]) -> None:
     """Entries of the legend, drawn as marks without a place."""
     for status, look in STATUS_LOOKS.items():
         if any(e.status == status for e in claims):
-            figure.add_scatter(x=[None], y=[claims[0].claim], mode="markers", name=f"{look.symbol} {look.word}",
-                               marker={"color": look.color, "symbol": look.marker, "size": 10}, row=1, col=1)
-    figure.add_scatter(x=[None], y=[claims[0].claim], mode="markers", name="margin",
-                       marker={"color": "#e4e8ec", "symbol": "square", "size": 14}, row=1, col=1)
+            figure.add_scatter(
+                x=[None],
+                y=[claims[0].claim],
+                mode="markers",
+                name=f"{look.symbol} {look.word}",
+                marker={"color": look.color, "symbol": look.marker, "size": 10},
+                row=1,
+                col=1,
+            )
+    figure.add_scatter(
+        x=[None],
+        y=[claims[0].claim],
+        mode="markers",
+        name="margin",
+        marker={"color": "#e4e8ec", "symbol": "square", "size": 14},
+        row=1,
+        col=1,
+    )
 
 
 def _words(evidence: Evidence) -> str:

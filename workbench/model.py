@@ -25,6 +25,7 @@ from workbench.errors import BadInput
 from workbench.model_sites import Lens, Tap, lens_of, path_of, taps_of
 from workbench.sites import Site
 from workbench.tokens import Batch, Encoded, encode
+from workbench.value_vectors import ValueVectors
 
 if TYPE_CHECKING:
     import workbench.training
@@ -47,32 +48,6 @@ class Run:
     """Next-token logits, None when not asked for."""
     acts: dict[Site, Tensor]
     """Value of every site read: (row, pos, width), or (row, pos) for a single neuron."""
-
-
-@dataclass(frozen=True)
-class ValueVectors:
-    """The vectors an MLP adds up: its down-projection, in the checkpoint's own orientation."""
-
-    name: str
-    """Parameter name in the Hugging Face model."""
-    weight: Tensor
-    """The parameter itself: (d_model, d_mlp), (expert, d_model, d_mlp), or (d_mlp, d_model) when `by_row`."""
-    by_row: bool = False
-    """Whether the checkpoint stores a value vector as a row (GPT-2's Conv1D) and not as a column."""
-
-    @property
-    def vectors(self) -> Tensor:
-        """A view with one value vector a row: (d_mlp, d_model) or (expert, d_mlp, d_model)."""
-        return self.as_rows(self.weight)
-
-    def as_rows(self, like_weight: Tensor) -> Tensor:
-        """A view, one value vector a row, of any tensor shaped like the parameter (its gradient, a copy of it)."""
-        return like_weight if self.by_row else like_weight.transpose(-1, -2)
-
-    @property
-    def n_experts(self) -> int | None:
-        """Number of experts, None in a dense MLP."""
-        return self.weight.shape[0] if self.weight.ndim == 3 else None
 
 
 def put(rows: Int[Tensor, " n"], positions: Int[Tensor, " n"], values: Float[Tensor, "n width"]) -> Rewrite:
@@ -100,8 +75,16 @@ class HookedModel:
         BadInput: when the architecture fails a check (`check=True`) or is unknown to TransformerLens.
     """
 
-    def __init__(self, hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, name: str = "model",
-                 digest: str | None = None, folder: Path | None = None, check: bool = True) -> None:
+    def __init__(
+        self,
+        hf: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        name: str = "model",
+        digest: str | None = None,
+        folder: Path | None = None,
+        check: bool = True,
+    ) -> None:
         self.hf = hf.eval()
         self.tokenizer = tokenizer
         self.name = name
@@ -121,8 +104,9 @@ class HookedModel:
     def __enter__(self) -> "HookedModel":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -165,8 +149,10 @@ class HookedModel:
             BadInput: when no layer is a mixture of experts.
         """
         if not self.mixture_layers:
-            raise BadInput(f"{self.name} ({type(self.hf).__name__}) is a dense model: it has no experts to look at. "
-                           "Use a mixture-of-experts checkpoint, or a probe that reads layers or neurons")
+            raise BadInput(
+                f"{self.name} ({type(self.hf).__name__}) is a dense model: it has no experts to look at. "
+                "Use a mixture-of-experts checkpoint, or a probe that reads layers or neurons"
+            )
         return int(self.hf.config.num_experts_per_tok)
 
     @property
@@ -183,7 +169,9 @@ class HookedModel:
         tap = self.taps.get(site.whole)
         if tap is None:
             parts = sorted({s.part for s in self.taps if s.layer == site.layer})
-            has = f"layer {site.layer} has {', '.join(parts)}" if parts else f"there are layers 0 to {self.n_layers - 1}"
+            has = (
+                f"layer {site.layer} has {', '.join(parts)}" if parts else f"there are layers 0 to {self.n_layers - 1}"
+            )
             raise BadInput(f"{self.name} ({type(self.hf).__name__}) has no site {site}: {has}")
         return tap
 
@@ -199,8 +187,11 @@ class HookedModel:
     def random_neurons(self, count: int, seed: int = 0) -> list[Site]:
         """Neurons drawn evenly over the whole model: the control every localisation is held against."""
         shapes = [self.value_vectors(layer).vectors.shape[:-1] for layer in range(self.n_layers)]
-        neurons = [Site(layer, "mlp_act", flat % shape[-1], flat // shape[-1] if len(shape) == 2 else None)
-                   for layer, shape in enumerate(shapes) for flat in range(shape.numel())]
+        neurons = [
+            Site(layer, "mlp_act", flat % shape[-1], flat // shape[-1] if len(shape) == 2 else None)
+            for layer, shape in enumerate(shapes)
+            for flat in range(shape.numel())
+        ]
         generator = torch.Generator().manual_seed(seed)
         return [neurons[i] for i in torch.randperm(len(neurons), generator=generator)[:count].tolist()]
 
@@ -258,10 +249,15 @@ class HookedModel:
         blocks = tuple(self.tap(Site(layer, "resid_post")).path + "." for layer in range(self.n_layers))
         return [name for name, p in self.hf.named_parameters() if p.ndim >= 2 and name.startswith(blocks)]
 
-    def train(self, items: Sequence[Any], collate: Callable[[list[Any]], dict[str, Tensor]],
-              loss: Callable[[PreTrainedModel, dict[str, Tensor]], Float[Tensor, ""]], options: "workbench.training.TrainingOptions",
-              **more: Any) -> "workbench.training.TrainingLog":
-        """Train the model in place (`workbench.training.train`). Borrow it with `workbench.edits.kept` or `fit_weights`."""
+    def train(
+        self,
+        items: Sequence[Any],
+        collate: Callable[[list[Any]], dict[str, Tensor]],
+        loss: Callable[[PreTrainedModel, dict[str, Tensor]], Float[Tensor, ""]],
+        options: "workbench.training.TrainingOptions",
+        **more: Any,
+    ) -> "workbench.training.TrainingLog":
+        """Train in place (`workbench.training.train`); borrow with `workbench.edits.kept` or `fit_weights`."""
         from workbench.training import train  # loads the trainer, which reading does not need
 
         return train(self.hf, items, collate, loss, options, **more)
@@ -287,13 +283,26 @@ class HookedModel:
         """
         if not len(facts):
             raise BadInput(f"The fact set {facts.name!r} is empty: there is nothing to read. Give at least one fact")
-        return {"model": self.name, "identity": self.identity, "dtype": str(self.hf.dtype).removeprefix("torch."),
-                "facts": facts.name, "facts_digest": facts.digest, "subjects": list(facts.subjects)}
+        return {
+            "model": self.name,
+            "identity": self.identity,
+            "dtype": str(self.hf.dtype).removeprefix("torch."),
+            "facts": facts.name,
+            "facts_digest": facts.digest,
+            "subjects": list(facts.subjects),
+        }
 
     # ---- running
 
-    def run(self, batch: Batch, read: Sequence[Site] = (), rewrite: Mapping[Site, Rewrite] | None = None, *,
-            logits: bool = True, grad: bool = False) -> Run:
+    def run(
+        self,
+        batch: Batch,
+        read: Sequence[Site] = (),
+        rewrite: Mapping[Site, Rewrite] | None = None,
+        *,
+        logits: bool = True,
+        grad: bool = False,
+    ) -> Run:
         """One forward pass.
 
         Args:
@@ -345,8 +354,9 @@ class HookedModel:
     # ---- edits
 
     @contextlib.contextmanager
-    def wearing(self, digest: str, standing: Sequence[tuple[Site, Rewrite]] = (),
-                template: str | None = None) -> Iterator[None]:
+    def wearing(
+        self, digest: str, standing: Sequence[tuple[Site, Rewrite]] = (), template: str | None = None
+    ) -> Iterator[None]:
         """Record that an edit is on, with the rewrites and the prompt template it brings. Used by `workbench.edits`."""
         before = (list(self._standing), list(self._worn), self.prompt_template)
         self._standing, self._worn = [*self._standing, *standing], [*self._worn, digest]
@@ -370,8 +380,10 @@ def _boot(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Lens:
     try:
         return lens_of(hf, tokenizer)
     except ValueError as error:
-        raise BadInput(f"TransformerLens does not know the architecture {type(hf).__name__}: {str(error)[:120]}. "
-                       "The workbench opens architectures TransformerLens has an adapter for") from None
+        raise BadInput(
+            f"TransformerLens does not know the architecture {type(hf).__name__}: {str(error)[:120]}. "
+            "The workbench opens architectures TransformerLens has an adapter for"
+        ) from None
 
 
 def _chain(functions: Sequence[Rewrite]) -> Rewrite:

@@ -57,9 +57,12 @@ def check(model: HookedModel) -> list[Check]:
         _equal("identity rewrite changes nothing", rewritten, outside, batch, limit),
         _equal("final norm and unembedding give the logits", model.decode(last), outside, batch, limit),
     ]
-    found += [_sum_of_parts(model, plain.acts, layer, batch, limit) for layer in range(model.n_layers)]
-    found += [_value_vectors(model, plain.acts, layer, batch, limit)
-              for layer in range(model.n_layers) if layer not in model.mixture_layers]
+    found += [_sum_of_parts(plain.acts, layer, batch, limit) for layer in range(model.n_layers)]
+    found += [
+        _value_vectors(model, plain.acts, layer, batch, limit)
+        for layer in range(model.n_layers)
+        if layer not in model.mixture_layers
+    ]
     return [*found, _matters(model, batch, outside)]
 
 
@@ -68,8 +71,10 @@ def require_sound(model: HookedModel) -> None:
     failed = [c for c in check(model) if not c.passed]
     if failed:
         what = "; ".join(f"{c.name} (deviation {c.deviation:.2g})" for c in failed)
-        raise BadInput(f"{model.name}: the architecture {type(model.hf).__name__} fails its self-check, so no reading "
-                       f"from inside it can be trusted: {what}")
+        raise BadInput(
+            f"{model.name}: the architecture {type(model.hf).__name__} fails its self-check, so no reading "
+            f"from inside it can be trusted: {what}"
+        )
 
 
 def _equal(name: str, ours: Tensor | None, theirs: Tensor, batch: Batch, limit: float) -> Check:
@@ -80,10 +85,15 @@ def _equal(name: str, ours: Tensor | None, theirs: Tensor, batch: Batch, limit: 
     return Check(name, deviation, deviation <= limit)
 
 
-def _sum_of_parts(model: HookedModel, acts: dict[Site, Tensor], layer: int, batch: Batch, limit: float) -> Check:
+def _sum_of_parts(acts: dict[Site, Tensor], layer: int, batch: Batch, limit: float) -> Check:
     parts = [acts[Site(layer, part)] for part in ("resid_pre", "attn_out", "mlp_out")]
-    return _equal(f"layer {layer}: residual, attention and MLP sum to the next residual", sum(parts[1:], parts[0]),
-                  acts[Site(layer, "resid_post")], batch, limit)
+    return _equal(
+        f"layer {layer}: residual, attention and MLP sum to the next residual",
+        sum(parts[1:], parts[0]),
+        acts[Site(layer, "resid_post")],
+        batch,
+        limit,
+    )
 
 
 def _value_vectors(model: HookedModel, acts: dict[Site, Tensor], layer: int, batch: Batch, limit: float) -> Check:
@@ -91,8 +101,9 @@ def _value_vectors(model: HookedModel, acts: dict[Site, Tensor], layer: int, bat
     total = acts[Site(layer, "mlp_act")] @ model.value_vectors(layer).vectors
     bias = getattr(model.hf.get_submodule(tap.path), "bias", None)
     total = total if bias is None else total + bias
-    return _equal(f"layer {layer}: value vectors sum to the MLP's output", total, acts[Site(layer, "mlp_out")],
-                  batch, limit)
+    return _equal(
+        f"layer {layer}: value vectors sum to the MLP's output", total, acts[Site(layer, "mlp_out")], batch, limit
+    )
 
 
 def _matters(model: HookedModel, batch: Batch, outside: Tensor) -> Check:

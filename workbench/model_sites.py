@@ -76,14 +76,21 @@ def lens_of(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Lens:
     twin = twin_of(hf)
     paths = {id(module): name for name, module in twin.named_modules()}
     bridge = TransformerBridge.boot_transformers(
-        hf.config._name_or_path or type(hf).__name__, hf_model=twin, tokenizer=_own_tokenizer(tokenizer),
-        device=str(hf.device), dtype=hf.dtype)
+        hf.config._name_or_path or type(hf).__name__,
+        hf_model=twin,
+        tokenizer=_own_tokenizer(tokenizer),
+        device=str(hf.device),
+        dtype=hf.dtype,
+    )
     return Lens(bridge, paths)
 
 
 def _own_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """A copy for TransformerLens, which alters padding and, unless told that a leading token is added already,
-    loads the tokenizer a second time by name. It is never used: prompts are tokenised by `workbench.tokens`."""
+    """A copy for TransformerLens, which alters padding and may load the tokenizer a second time by name.
+
+    It does not when told that a leading token is added already. The copy is never used: prompts are tokenised by
+    `workbench.tokens`.
+    """
     own = copy.deepcopy(tokenizer)
     own.init_kwargs.update(name_or_path=own.name_or_path, add_bos_token=True)
     return own

@@ -6,8 +6,16 @@ from workbench.errors import BadInput
 from workbench.model import HookedModel
 from workbench.sites import Site
 
-_MODULE = {"mlp_out": "mlp", "mlp_act": "mlp", "attn_out": "attention", "head": "attention",
-           "resid_pre": "block", "resid_mid": "block", "resid_post": "block", "expert": "mlp"}
+_MODULE = {
+    "mlp_out": "mlp",
+    "mlp_act": "mlp",
+    "attn_out": "attention",
+    "head": "attention",
+    "resid_pre": "block",
+    "resid_mid": "block",
+    "resid_post": "block",
+    "expert": "mlp",
+}
 
 
 def parameters_of(model: HookedModel, where: Sequence[Site] | None) -> list[str]:
@@ -25,8 +33,10 @@ def parameters_of(model: HookedModel, where: Sequence[Site] | None) -> list[str]
         return names
     inside = [site for site in where if site.index is not None or site.layer is None]
     if inside or not where:
-        raise BadInput(f"Training acts on whole parts like L3.mlp_out, L3.attn_out or L3.resid_post, got "
-                       f"{', '.join(map(str, inside)) or 'no site at all'}")
+        raise BadInput(
+            f"Training acts on whole parts like L3.mlp_out, L3.attn_out or L3.resid_post, got "
+            f"{', '.join(map(str, inside)) or 'no site at all'}"
+        )
     prefixes = {module_path(model, site) + "." for site in where}
     return [name for name in names if any(name.startswith(prefix) for prefix in prefixes)]
 

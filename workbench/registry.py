@@ -25,14 +25,17 @@ class Method(BaseModel):
     def __init__(self, **options: Any) -> None:
         for name in options:
             if name not in type(self).model_fields:
-                raise BadInput(f"{type(self).__name__} has no option {name!r}. "
-                               f"{did_you_mean(name, type(self).model_fields)}")
+                raise BadInput(
+                    f"{type(self).__name__} has no option {name!r}. {did_you_mean(name, type(self).model_fields)}"
+                )
         try:
             super().__init__(**options)
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"])
-            raise BadInput(f"Option {field!r} of {type(self).__name__}: {first['msg']}, got {first['input']!r}") from None
+            raise BadInput(
+                f"Option {field!r} of {type(self).__name__}: {first['msg']}, got {first['input']!r}"
+            ) from None
 
     def spec(self) -> dict[str, Any]:
         """The options in JSON form, with the class they belong to: what a result remembers of how it was made."""

@@ -66,21 +66,23 @@ def read_report(folder: Path) -> AuditReport:
     try:
         found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
     except FileNotFoundError:
-        raise BadInput(f"{str(folder)!r} has no {REPORT}; `workbench audit` with --out {folder} makes one"
-                       ) from None
+        raise BadInput(f"{str(folder)!r} has no {REPORT}; `workbench audit` with --out {folder} makes one") from None
     except (OSError, ValueError) as error:
         raise BadInput(f"{str(path)!r} is damaged: {error}. Run the audit again, or restore the file") from None
     version = found.get("schema_version") if isinstance(found, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise BadInput(f"{str(path)!r} was written by a newer version (schema {version}, this one knows "
-                       f"{SCHEMA_VERSION}); update the workbench")
+        raise BadInput(
+            f"{str(path)!r} was written by a newer version (schema {version}, this one knows "
+            f"{SCHEMA_VERSION}); update the workbench"
+        )
     try:
         return AuditReport.model_validate(found)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the whole file"
-        raise BadInput(f"{str(path)!r} is damaged: {where}: {first['msg']}. Run the audit again, or restore the file"
-                       ) from None
+        raise BadInput(
+            f"{str(path)!r} is damaged: {where}: {first['msg']}. Run the audit again, or restore the file"
+        ) from None
 
 
 def read_traces(folder: Path) -> dict[str, dict[str, Trace]]:

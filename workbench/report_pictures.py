@@ -43,10 +43,19 @@ ATTACK_INSTRUMENTS = ("relearn", "patch_back")
 """Instruments that are attacks themselves."""
 
 INSTRUMENT_AXIS = {
-    "accuracy": "outputs", "answer_probability": "outputs", "best_of_n": "robustness", "perplexity": "utility",
-    "logit_lens": "decodability", "linear_probes": "decodability", "depth_score": "decodability",
-    "causal_trace": "storage", "expert_attribution": "storage", "concept_vectors": "storage",
-    "weight_deltas": "storage", "sae_features": "storage", "membership": "privacy",
+    "accuracy": "outputs",
+    "answer_probability": "outputs",
+    "best_of_n": "robustness",
+    "perplexity": "utility",
+    "logit_lens": "decodability",
+    "linear_probes": "decodability",
+    "depth_score": "decodability",
+    "causal_trace": "storage",
+    "expert_attribution": "storage",
+    "concept_vectors": "storage",
+    "weight_deltas": "storage",
+    "sae_features": "storage",
+    "membership": "privacy",
 }
 """Axis of an instrument on the forget set, without an attack. Any other instrument counts as `outputs`."""
 
@@ -153,8 +162,9 @@ def _with_controls(key: Key, by_role: Mapping[str, Trace]) -> dict[str, Trace]:
     shuffled = by_role["checkpoint"].notes.get("controls", {}).get("shuffled") if "checkpoint" in by_role else None
     layers = _any(by_role).labels.get("layer", ())
     if key.instrument == "linear_probes" and isinstance(shuffled, list) and len(shuffled) == len(layers):
-        found["shuffled answers"] = Trace("shuffled", np.array(shuffled, dtype=float), ("layer",), _any(by_role).units,
-                                          {"layer": layers})
+        found["shuffled answers"] = Trace(
+            "shuffled", np.array(shuffled, dtype=float), ("layer",), _any(by_role).units, {"layer": layers}
+        )
     return found
 
 
@@ -164,8 +174,14 @@ def _facts(trace: Trace, part: slice) -> Trace:
     cut = tuple(part if i == number else slice(None) for i in range(len(trace.axes)))
     subjects = trace.notes.get("subjects")
     notes = {**trace.notes, "subjects": subjects[part]} if isinstance(subjects, list) else trace.notes
-    return Trace(trace.name, trace.values[cut], trace.axes, trace.units,
-                 {**trace.labels, "fact": trace.labels["fact"][part]}, notes)
+    return Trace(
+        trace.name,
+        trace.values[cut],
+        trace.axes,
+        trace.units,
+        {**trace.labels, "fact": trace.labels["fact"][part]},
+        notes,
+    )
 
 
 def _shared_tokens(by_role: Mapping[str, Trace]) -> dict[str, Trace]:
@@ -174,10 +190,17 @@ def _shared_tokens(by_role: Mapping[str, Trace]) -> dict[str, Trace]:
     found = {}
     for role, trace in by_role.items():
         if role != "base":
-            same = [_jaccard(base.notes["top_ids"], trace.notes["top_ids"], i, site)
-                    for i, site in enumerate(base.labels["site"])]
-            found[role] = Trace("Top tokens of value vectors shared with the base", np.array(same), ("site",),
-                                "Jaccard index", {"site": base.labels["site"]})
+            same = [
+                _jaccard(base.notes["top_ids"], trace.notes["top_ids"], i, site)
+                for i, site in enumerate(base.labels["site"])
+            ]
+            found[role] = Trace(
+                "Top tokens of value vectors shared with the base",
+                np.array(same),
+                ("site",),
+                "Jaccard index",
+                {"site": base.labels["site"]},
+            )
     return found
 
 
@@ -244,6 +267,8 @@ def _why(report: AuditReport, axis: str, any_stored: bool) -> str:
     if reasons:
         return str(reasons[0])
     if not any_stored:
-        return ("no readings lie with this report, only its numbers; run `workbench report` on the folder of the run, "
-                "which holds them under traces/")
+        return (
+            "no readings lie with this report, only its numbers; run `workbench report` on the folder of the run, "
+            "which holds them under traces/"
+        )
     return "this reading is not among the stored ones; run `workbench audit` with it to have the picture"

@@ -47,10 +47,16 @@ def view_of(report: AuditReport, traces: RoleTraces | None = None, argv: Sequenc
         "axes": [_axis(axis, report, drawn.get(axis, []), counter) for axis in _axes(report, drawn)],
         "tried": [_claim(e) for e in report.evidence if e.axis in ATTACK_AXES and e.value is not None],
         "untried": [e for e in report.evidence if e.axis in ATTACK_AXES and e.value is None],
-        "budgets": _budgets(report, traces or {}), "not_tried": NOT_TRIED, "statistics": STATISTICS,
-        "limitations": LIMITATIONS, "notes": [e for e in report.evidence if e.note], "glossary": GLOSSARY,
-        "options": list(_flat(report.options)), "environment": list(_flat(report.environment)),
-        "command": _command(report, argv), "command_known": bool(argv),
+        "budgets": _budgets(report, traces or {}),
+        "not_tried": NOT_TRIED,
+        "statistics": STATISTICS,
+        "limitations": LIMITATIONS,
+        "notes": [e for e in report.evidence if e.note],
+        "glossary": GLOSSARY,
+        "options": list(_flat(report.options)),
+        "environment": list(_flat(report.environment)),
+        "command": _command(report, argv),
+        "command_known": bool(argv),
     }
 
 
@@ -58,25 +64,37 @@ def head_of(report: AuditReport) -> dict[str, Any]:
     """The verdict and what belongs to it, without any picture."""
     level = report.level
     return {
-        "report": report, "level_name": LEVELS[level][0], "needs": report.meaning,
+        "report": report,
+        "level_name": LEVELS[level][0],
+        "needs": report.meaning,
         "next_rung": LEVELS[level + 1] if level + 1 < len(LEVELS) else None,
-        "has_reference": "reference" in report.roles, "nature": NATURE, "no_reference": NO_REFERENCE,
-        "rungs": rungs(report), "tally": _tally(report),
+        "has_reference": "reference" in report.roles,
+        "nature": NATURE,
+        "no_reference": NO_REFERENCE,
+        "rungs": rungs(report),
+        "tally": _tally(report),
     }
 
 
 def _axes(report: AuditReport, drawn: Mapping[str, list[Picture]]) -> list[str]:
     """Axes with claims or pictures, utility last."""
     present = {e.axis for e in report.evidence} | set(drawn)
-    return [a for a in AXES if a in present and a != "utility"] + sorted(present - set(AXES)) + [
-        a for a in ("utility",) if a in present]
+    return (
+        [a for a in AXES if a in present and a != "utility"]
+        + sorted(present - set(AXES))
+        + [a for a in ("utility",) if a in present]
+    )
 
 
 def _axis(axis: str, report: AuditReport, drawn: list[Picture], counter: Iterator[int]) -> dict[str, Any]:
     title, asks = AXIS_WORDS.get(axis, (axis, ""))
-    return {"name": axis, "title": title, "asks": asks,
-            "claims": [_claim(e) for e in report.evidence if e.axis == axis],
-            "pictures": [_shown(picture, counter) for picture in drawn]}
+    return {
+        "name": axis,
+        "title": title,
+        "asks": asks,
+        "claims": [_claim(e) for e in report.evidence if e.axis == axis],
+        "pictures": [_shown(picture, counter) for picture in drawn],
+    }
 
 
 def _claim(evidence: Evidence) -> dict[str, Any]:
@@ -84,14 +102,24 @@ def _claim(evidence: Evidence) -> dict[str, Any]:
     e = evidence
     sample = e.difference or e.value
     return {
-        "claim": e.claim, "question": e.question, "metric": e.metric, "where": e.where, "note": e.note,
-        "why_missing": e.why_missing, "value": _estimate(e.value), "before": _estimate(e.before),
-        "reference": _estimate(e.reference), "floor": _estimate(e.floor), "difference": _estimate(e.difference),
-        "compared_with": e.compared_with, "margin": "—" if e.margin is None else f"±{number(e.margin)}",
+        "claim": e.claim,
+        "question": e.question,
+        "metric": e.metric,
+        "where": e.where,
+        "note": e.note,
+        "why_missing": e.why_missing,
+        "value": _estimate(e.value),
+        "before": _estimate(e.before),
+        "reference": _estimate(e.reference),
+        "floor": _estimate(e.floor),
+        "difference": _estimate(e.difference),
+        "compared_with": e.compared_with,
+        "margin": "—" if e.margin is None else f"±{number(e.margin)}",
         "sample": "—" if sample is None else f"{sample.n} / {sample.clusters}",
         "detectable": "—" if e.detectable is None else number(e.detectable),
         "p_equivalence": "" if e.p_equivalence is None else number(e.p_equivalence),
-        "status": status_words(e), "status_class": e.status.lower(),
+        "status": status_words(e),
+        "status_class": e.status.lower(),
         "rung": "" if e.rung is None else LEVELS[e.rung][0],
     }
 
@@ -108,9 +136,16 @@ def _shown(picture: Picture, counter: Iterator[int]) -> dict[str, Any]:
     if picture.figure is None:
         return shown
     table, layout = table_of(picture.figure), picture.figure.to_dict()["layout"]
-    return shown | {"drawn": True, "alt": alt_text(picture.figure), "json": _script_safe(picture.figure),
-                    "height": int(layout["height"]), "columns": [str(c) for c in table.columns],
-                    "rows": _rows(table), "total": len(table), "shown": min(len(table), TABLE_ROWS)}
+    return shown | {
+        "drawn": True,
+        "alt": alt_text(picture.figure),
+        "json": _script_safe(picture.figure),
+        "height": int(layout["height"]),
+        "columns": [str(c) for c in table.columns],
+        "rows": _rows(table),
+        "total": len(table),
+        "shown": min(len(table), TABLE_ROWS),
+    }
 
 
 def _rows(table: pd.DataFrame) -> list[list[str]]:
@@ -137,8 +172,9 @@ def _budgets(report: AuditReport, traces: RoleTraces) -> list[tuple[str, str]]:
     for by_key in traces.values():
         for text, trace in by_key.items():
             attack = Key.parse(text).attack
-            made = trace.notes.get("attacks") or (trace.notes.get("options") if attack == Key.parse(text).instrument
-                                                  else None)
+            made = trace.notes.get("attacks") or (
+                trace.notes.get("options") if attack == Key.parse(text).instrument else None
+            )
             if attack:
                 found[attack] = _option(made) if made else _option_named(report.options, attack) or "not recorded"
     short = {attack: text if len(text) <= LONGEST else text[: LONGEST - 1] + "…" for attack, text in found.items()}

@@ -11,32 +11,57 @@ AXIS_WORDS: dict[str, tuple[str, str]] = {
     "storage": ("Storage", "Have the places changed that held the knowledge: weights, value vectors, experts?"),
     "recoverability": ("Recoverability", "How easily does it all come back by relearning, rounding or patching?"),
     "privacy": ("Privacy", "Can the forget set be told apart from text the model never saw?"),
-    "utility": ("Utility and collateral damage", "Does what should stay still stand: neighbours, unrelated facts, "
-                "fluency? This is a verdict of its own and never makes up for the others."),
+    "utility": (
+        "Utility and collateral damage",
+        "Does what should stay still stand: neighbours, unrelated facts, "
+        "fluency? This is a verdict of its own and never makes up for the others.",
+    ),
 }
 """Axis -> its heading and what it asks."""
 
-NATURE = ("This report is technical evidence about tested behaviour and representations. "
-          "It is not proof of deletion and not a legal finding.")
+NATURE = (
+    "This report is technical evidence about tested behaviour and representations. "
+    "It is not proof of deletion and not a legal finding."
+)
 
-NO_REFERENCE = ("No model retrained without the concept was given. Differences are therefore to facts that were never "
-                "taught, to chance or to the base, and the report can say what is suppressed, not decodable or hard to "
-                "recover, and nothing beyond that.")
+NO_REFERENCE = (
+    "No model retrained without the concept was given. Differences are therefore to facts that were never "
+    "taught, to chance or to the base, and the report can say what is suppressed, not decodable or hard to "
+    "recover, and nothing beyond that."
+)
 
 LIMITATIONS: tuple[tuple[str, str], ...] = (
-    ("Tested, not all", "Claims hold for the prompts, facts, sites, attacks and budgets listed here. A failure to find "
-     "knowledge is not its absence; a stronger search can find more."),
-    ("A probe is not use", "A probe that succeeds shows that information can be read off, not that the model uses it. "
-     "A probe that fails shows that this probe, with this much data, cannot."),
-    ("A lens is a projection", "The logit lens reads a layer through the final norm and unembedding. What a layer "
-     "holds in other directions stays unseen."),
-    ("A place is a hypothesis", "A causal trace or an attribution names candidates. A localisation is a finding only "
-     "where editing those sites moves the answer more than editing as many random ones."),
-    ("Inconclusive is not equal", "An interval that reaches past the margin decides nothing. `No significant "
-     "difference` is never read as `equal`; only an equivalence test inside the margin is."),
+    (
+        "Tested, not all",
+        "Claims hold for the prompts, facts, sites, attacks and budgets listed here. A failure to find "
+        "knowledge is not its absence; a stronger search can find more.",
+    ),
+    (
+        "A probe is not use",
+        "A probe that succeeds shows that information can be read off, not that the model uses it. "
+        "A probe that fails shows that this probe, with this much data, cannot.",
+    ),
+    (
+        "A lens is a projection",
+        "The logit lens reads a layer through the final norm and unembedding. What a layer "
+        "holds in other directions stays unseen.",
+    ),
+    (
+        "A place is a hypothesis",
+        "A causal trace or an attribution names candidates. A localisation is a finding only "
+        "where editing those sites moves the answer more than editing as many random ones.",
+    ),
+    (
+        "Inconclusive is not equal",
+        "An interval that reaches past the margin decides nothing. `No significant "
+        "difference` is never read as `equal`; only an equivalence test inside the margin is.",
+    ),
     ("Margins are a choice", "They were fixed and hashed before the run, and another margin can give another status."),
-    ("The reference is one training run", "A retrained reference differs from a second retraining too. Equivalence to "
-     "it is as good as the one reference given."),
+    (
+        "The reference is one training run",
+        "A retrained reference differs from a second retraining too. Equivalence to "
+        "it is as good as the one reference given.",
+    ),
     ("Few facts", "With few subjects the smallest detectable effect is large. It is printed beside every claim."),
     ("Contamination", "Facts that other training data also holds can be relearned from what was allowed to stay."),
 )
@@ -53,8 +78,10 @@ STATISTICS: tuple[str, ...] = (
     "No score is averaged over axes.",
 )
 
-NOT_TRIED = ("Whatever is not listed as tried was not tried. That always includes a stronger adversary: more steps, "
-             "other data, other languages, and search methods newer than this report.")
+NOT_TRIED = (
+    "Whatever is not listed as tried was not tried. That always includes a stronger adversary: more steps, "
+    "other data, other languages, and search methods newer than this report."
+)
 
 GLOSSARY: tuple[tuple[str, str], ...] = (
     ("base", "the model before unlearning, which knows the concept"),

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from workbench.concepts import Fact
+from workbench.errors import BadInput
 from workbench.model import HookedModel, Rewrite
 from workbench.sites import Site
 from workbench.tokens import Batch, Encoded, pad
@@ -59,7 +60,9 @@ class Targets:
 
 def batch_of(encoded: Sequence[Encoded]) -> tuple[Batch, Targets]:
     """Pad prompts with their answers, and say where each answer token is predicted."""
-    entries = [(row, e.answer_start + i - 1, token) for row, e in enumerate(encoded) for i, token in enumerate(e.answer)]
+    entries = [
+        (row, e.answer_start + i - 1, token) for row, e in enumerate(encoded) for i, token in enumerate(e.answer)
+    ]
     row, position, token = torch.tensor(entries).T
     return pad([e.ids for e in encoded]), Targets(row, position, token)
 
@@ -70,8 +73,9 @@ def chunks(encoded: Sequence[Encoded], size: int = CHUNK) -> Iterator[tuple[Batc
         yield batch_of(encoded[start : start + size])
 
 
-def token_scores(logits: Float[Tensor, "n vocab"], token: Int[Tensor, " n"]
-                 ) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"], Float[Tensor, " n"]]:
+def token_scores(
+    logits: Float[Tensor, "n vocab"], token: Int[Tensor, " n"]
+) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"], Float[Tensor, " n"]]:
     """Log-probability of each token, whether it is the most likely one, and its logit less the mean logit."""
     token = token.to(logits.device)
     chosen = logits.gather(-1, token[:, None])[:, 0]
@@ -83,8 +87,14 @@ def sum_by_row(values: Float[Tensor, " n"], row: Int[Tensor, " n"], rows: int) -
     return torch.zeros(rows, dtype=values.dtype, device=values.device).index_add(0, row.to(values.device), values)
 
 
-def score_batch(model: HookedModel, batch: Batch, targets: Targets, *,
-                rewrite: Mapping[Site, Rewrite] | None = None, grad: bool = False) -> Scores:
+def score_batch(
+    model: HookedModel,
+    batch: Batch,
+    targets: Targets,
+    *,
+    rewrite: Mapping[Site, Rewrite] | None = None,
+    grad: bool = False,
+) -> Scores:
     """Score one batch, with sites rewritten if asked; with `grad` the log-probabilities carry the graph."""
     last = Site(model.n_layers - 1, "resid_post")
     resid = model.run(batch, read=[last], rewrite=rewrite, logits=False, grad=grad).acts[last]
@@ -93,14 +103,26 @@ def score_batch(model: HookedModel, batch: Batch, targets: Targets, *,
         logprob, best, logit = token_scores(logits, targets.token)
         rows = len(batch.ids)
         wrong = sum_by_row((~best).float(), targets.row, rows)
-        return Scores(sum_by_row(logprob, targets.row, rows), targets.row.bincount(minlength=rows), wrong == 0,
-                      sum_by_row(logit, targets.row, rows))
+        return Scores(
+            sum_by_row(logprob, targets.row, rows),
+            targets.row.bincount(minlength=rows),
+            wrong == 0,
+            sum_by_row(logit, targets.row, rows),
+        )
 
 
 def score(model: HookedModel, facts: Sequence[Fact]) -> Scores:
-    """Score the answers of facts, in order, without gradients; results are on the CPU."""
+    """Score the answers of facts, in order, without gradients; results are on the CPU.
+
+    Raises:
+        BadInput: when there are no facts.
+    """
+    if not facts:
+        raise BadInput("The fact set is empty: there is nothing to score. Give at least one fact")
     parts = [score_batch(model, batch, targets) for batch, targets in chunks(model.encode(facts))]
-    return Scores(*(torch.cat([getattr(p, name).cpu() for p in parts]) for name in ("logprob", "tokens", "greedy", "logit")))
+    return Scores(
+        *(torch.cat([getattr(p, name).cpu() for p in parts]) for name in ("logprob", "tokens", "greedy", "logit"))
+    )
 
 
 def score_candidates(model: HookedModel, facts: Sequence[Fact]) -> list[Float[Tensor, " candidate"]]:

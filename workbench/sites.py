@@ -56,8 +56,10 @@ class Site:
         if self.part not in known:
             raise BadInput(f"No site part called {self.part!r}. {did_you_mean(self.part, known)}")
         if self.expert is not None and self.part != "mlp_act":
-            raise BadInput(f"Only neurons (mlp_act) lie inside an expert, not {self.part!r}; the expert itself is "
-                           f"L{self.layer}.expert[{self.expert}]")
+            raise BadInput(
+                f"Only neurons (mlp_act) lie inside an expert, not {self.part!r}; the expert itself is "
+                f"L{self.layer}.expert[{self.expert}]"
+            )
 
     def __str__(self) -> str:
         if self.layer is None:

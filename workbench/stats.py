@@ -97,8 +97,13 @@ def auc(higher: Float[np.ndarray, " m"], lower: Float[np.ndarray, " n"]) -> floa
     return float(mannwhitneyu(higher, lower).statistic / (len(higher) * len(lower)))
 
 
-def bootstrap_auc(higher: Float[np.ndarray, " m"], lower: Float[np.ndarray, " n"],
-                  clusters: tuple[Sequence[str], Sequence[str]], seed: int = 0, draws: int = 1000) -> Draws:
+def bootstrap_auc(
+    higher: Float[np.ndarray, " m"],
+    lower: Float[np.ndarray, " n"],
+    clusters: tuple[Sequence[str], Sequence[str]],
+    seed: int = 0,
+    draws: int = 1000,
+) -> Draws:
     """Cluster bootstrap of an AUC; the two groups are resampled independently."""
     wins = (higher[:, None] > lower[None, :]) + 0.5 * (higher[:, None] == lower[None, :])
     rng = np.random.default_rng(seed)

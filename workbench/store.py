@@ -43,8 +43,11 @@ def write_atomically(path: Path, content: bytes) -> Path:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
-        raise BadInput(f"Cannot write {str(path)!r}: {error.strerror or error}. Nothing was left half-written; "
-                       "free some space or name another folder (--out, or WORKBENCH_CACHE_DIR for the cache), then run the same command again") from None
+        raise BadInput(
+            f"Cannot write {str(path)!r}: {error.strerror or error}. Nothing was left half-written; "
+            "free some space or name another folder (--out, or WORKBENCH_CACHE_DIR for the cache), then run the same "
+            "command again"
+        ) from None
     finally:
         with contextlib.suppress(OSError):
             if temporary and os.path.exists(temporary):
@@ -88,8 +91,10 @@ class RunFolder:
             if found is None:
                 raise BadInput(f"The folder {str(path)!r} is not empty and holds no run; name a new or empty folder")
             if found != run.run_id:
-                raise BadInput(f"The folder {str(path)!r} holds another run ({found}, this one is {run.run_id}): other "
-                               "checkpoint, concept or options. Name another folder with --out, or remove it")
+                raise BadInput(
+                    f"The folder {str(path)!r} holds another run ({found}, this one is {run.run_id}): other "
+                    "checkpoint, concept or options. Name another folder with --out, or remove it"
+                )
             return run
         run.write_manifest("started")
         return run
@@ -106,13 +111,29 @@ class RunFolder:
 
     def write_manifest(self, status: str, **more: Any) -> None:
         """Record where the run stands: `started`, `success`, `error` or `interrupted`."""
-        files = {str(p.relative_to(self.path)): file_digest(p)
-                 for p in sorted(self.path.rglob("*"))
-                 if p.is_file() and p.name not in (MANIFEST, "events.jsonl") and not p.name.startswith(".")
-                 } if status == "success" else {}
-        write_json(self.path / MANIFEST, {
-            "schema_version": SCHEMA_VERSION, "run_id": self.run_id, "status": status, "question": dict(self.question),
-            "argv": sys.argv[1:], "written_at": now(), "environment": environment(), "files": files, **more})
+        files = (
+            {
+                str(p.relative_to(self.path)): file_digest(p)
+                for p in sorted(self.path.rglob("*"))
+                if p.is_file() and p.name not in (MANIFEST, "events.jsonl") and not p.name.startswith(".")
+            }
+            if status == "success"
+            else {}
+        )
+        write_json(
+            self.path / MANIFEST,
+            {
+                "schema_version": SCHEMA_VERSION,
+                "run_id": self.run_id,
+                "status": status,
+                "question": dict(self.question),
+                "argv": sys.argv[1:],
+                "written_at": now(),
+                "environment": environment(),
+                "files": files,
+                **more,
+            },
+        )
 
     def event(self, **fields: Any) -> None:
         """Append one line to events.jsonl, so that a running run can be watched."""
@@ -148,11 +169,15 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise BadInput(f"The manifest of {str(path)!r} is damaged: {error}") from None
     version = found.get("schema_version", 0) if isinstance(found, dict) else 0
     if isinstance(version, int) and version > SCHEMA_VERSION:  # first: a newer layout may lack what this one needs
-        raise BadInput(f"{str(path)!r} was written by a newer version (schema {version}, this one knows "
-                       f"{SCHEMA_VERSION}); update the workbench")
+        raise BadInput(
+            f"{str(path)!r} was written by a newer version (schema {version}, this one knows "
+            f"{SCHEMA_VERSION}); update the workbench"
+        )
     if not isinstance(found, dict) or not {"status", "run_id", "files"} <= set(found):
-        raise BadInput(f"The manifest of {str(path)!r} is damaged: it lacks status, run_id or files. Run the command "
-                       "that made it again, into another folder")
+        raise BadInput(
+            f"The manifest of {str(path)!r} is damaged: it lacks status, run_id or files. Run the command "
+            "that made it again, into another folder"
+        )
     return found
 
 

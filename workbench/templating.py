@@ -31,7 +31,13 @@ def markdown_safe(text: object) -> Markup:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(loader=PackageLoader("workbench", "templates"), autoescape=True, trim_blocks=True,
-                              lstrip_blocks=True, undefined=StrictUndefined, keep_trailing_newline=True)
+    environment = Environment(
+        loader=PackageLoader("workbench", "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )
     environment.filters |= {"md": markdown_safe, "number": number}
     return environment

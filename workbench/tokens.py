@@ -32,7 +32,7 @@ class Encoded:
     @property
     def answer(self) -> tuple[int, ...]:
         """The answer's token ids."""
-        return self.ids[self.answer_start:]
+        return self.ids[self.answer_start :]
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,10 @@ def pad(rows: Sequence[Sequence[int]]) -> Batch:
         BadInput: when there is no row, or a row holds no token.
     """
     if not rows or not all(rows):
-        raise BadInput(f"Cannot make a batch of {len(rows)} rows of lengths {sorted({len(r) for r in rows})}: "
-                       "every row needs at least one token")
+        raise BadInput(
+            f"Cannot make a batch of {len(rows)} rows of lengths {sorted({len(r) for r in rows})}: "
+            "every row needs at least one token"
+        )
     width = max(len(row) for row in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     mask = torch.zeros(len(rows), width, dtype=torch.bool)
@@ -95,19 +97,25 @@ def encode(tokenizer: PreTrainedTokenizerBase, fact: Fact, joiner: str = " ") ->
     """
     prompt, full = encode_text(tokenizer, fact.prompt), encode_text(tokenizer, fact.prompt + joiner + fact.answer)
     if len(full) <= len(prompt):
-        raise BadInput(f"The answer {fact.answer!r} to {fact.prompt!r} tokenises to nothing with this checkpoint's "
-                       "tokenizer; give an answer it has tokens for")
+        raise BadInput(
+            f"The answer {fact.answer!r} to {fact.prompt!r} tokenises to nothing with this checkpoint's "
+            "tokenizer; give an answer it has tokens for"
+        )
     if full[: len(prompt)] != prompt:
-        raise BadInput(f"Adding the answer {fact.answer!r} changes the tokens of the prompt {fact.prompt!r}; "
-                       "end the prompt at a word boundary, without a trailing space")
+        raise BadInput(
+            f"Adding the answer {fact.answer!r} changes the tokens of the prompt {fact.prompt!r}; "
+            "end the prompt at a word boundary, without a trailing space"
+        )
     return Encoded(full, len(prompt), subject_tokens(tokenizer, fact))
 
 
 def subject_tokens(tokenizer: PreTrainedTokenizerBase, fact: Fact) -> tuple[int, ...]:
     """Indices of the tokens that overlap the subject's first occurrence, by character offsets."""
     if not tokenizer.is_fast:
-        raise BadInput(f"The tokenizer {type(tokenizer).__name__} gives no character offsets, so the subject's tokens "
-                       "cannot be found; use a checkpoint with a fast tokenizer (tokenizer.json)")
+        raise BadInput(
+            f"The tokenizer {type(tokenizer).__name__} gives no character offsets, so the subject's tokens "
+            "cannot be found; use a checkpoint with a fast tokenizer (tokenizer.json)"
+        )
     start = fact.prompt.index(fact.subject)
     end = start + len(fact.subject)
     offsets = tokenizer(fact.prompt, return_offsets_mapping=True)["offset_mapping"]

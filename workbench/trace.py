@@ -47,8 +47,10 @@ class Trace:
     def __post_init__(self) -> None:
         shape = tuple(len(self.labels.get(axis, ())) for axis in self.axes)
         if shape != self.values.shape or len(self.labels) != len(self.axes):
-            raise BadInput(f"Trace {self.name!r}: labels say {dict(zip(self.axes, shape, strict=False))}, "
-                           f"the values have shape {self.values.shape}")
+            raise BadInput(
+                f"Trace {self.name!r}: labels say {dict(zip(self.axes, shape, strict=False))}, "
+                f"the values have shape {self.values.shape}"
+            )
 
     def axis(self, name: str) -> int:
         """Dimension of an axis."""
@@ -71,8 +73,14 @@ class Trace:
 
     def _less(self, number: int, values: np.ndarray) -> "Trace":
         gone = self.axes[number]
-        return Trace(self.name, np.asarray(values), tuple(a for a in self.axes if a != gone), self.units,
-                     {a: self.labels[a] for a in self.axes if a != gone}, self.notes)
+        return Trace(
+            self.name,
+            np.asarray(values),
+            tuple(a for a in self.axes if a != gone),
+            self.units,
+            {a: self.labels[a] for a in self.axes if a != gone},
+            self.notes,
+        )
 
     def scores(self, axis: str) -> np.ndarray:
         """One number per entry along an axis: the mean over facts and seeds, then the largest along the rest."""
@@ -127,8 +135,16 @@ class Trace:
 
         numbers, words = beside(path, ".safetensors"), beside(path, ".json")
         write_atomically(numbers, save({"values": np.ascontiguousarray(self.values)}))
-        write_json(words, {"name": self.name, "axes": self.axes, "units": self.units,
-                           "labels": dict(self.labels), "notes": dict(self.notes)})
+        write_json(
+            words,
+            {
+                "name": self.name,
+                "axes": self.axes,
+                "units": self.units,
+                "labels": dict(self.labels),
+                "notes": dict(self.notes),
+            },
+        )
         return [numbers, words]
 
     @classmethod

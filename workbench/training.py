@@ -134,8 +134,9 @@ def _optimizer(model: PreTrainedModel, options: TrainingOptions) -> torch.optim.
         return torch.optim.AdamW(parameters, lr=options.lr, betas=options.betas, weight_decay=options.weight_decay)
 
     def muon(parameters: list[nn.Parameter]) -> torch.optim.Muon:
-        return torch.optim.Muon(parameters, lr=options.muon_lr, weight_decay=options.muon_weight_decay,
-                                momentum=options.muon_momentum)
+        return torch.optim.Muon(
+            parameters, lr=options.muon_lr, weight_decay=options.muon_weight_decay, momentum=options.muon_momentum
+        )
 
     if matrices and rest:
         return _MuonAndAdamW(muon(matrices), adamw(rest))
@@ -145,8 +146,13 @@ def _optimizer(model: PreTrainedModel, options: TrainingOptions) -> torch.optim.
 class _Quiet(TrainerCallback):
     """Tells the caller about every step."""
 
-    def __init__(self, trainer: "_Trainer", on_step: Callable[[int, float], None] | None,
-                 evaluate_at: Collection[int], evaluate: Callable[[int], None] | None) -> None:
+    def __init__(
+        self,
+        trainer: "_Trainer",
+        on_step: Callable[[int, float], None] | None,
+        evaluate_at: Collection[int],
+        evaluate: Callable[[int], None] | None,
+    ) -> None:
         self.trainer, self.on_step, self.evaluate_at, self.evaluate = trainer, on_step, set(evaluate_at), evaluate
 
     def on_train_begin(self, *_: object, **__: object) -> None:
@@ -182,8 +188,10 @@ class _Trainer(Trainer):
         value = self.loss(model, inputs)
         self.losses.append(float(value.detach()))
         if not math.isfinite(self.losses[-1]):
-            raise RunError(f"The loss became {self.losses[-1]} at step {len(self.losses)} of {self.args.max_steps}; "
-                           f"a lower learning rate than {self.args.learning_rate:g} may help")
+            raise RunError(
+                f"The loss became {self.losses[-1]} at step {len(self.losses)} of {self.args.max_steps}; "
+                f"a lower learning rate than {self.args.learning_rate:g} may help"
+            )
         return value
 
 
@@ -225,17 +233,39 @@ def _only(model: PreTrainedModel, trainable: Collection[str] | None) -> Iterator
 def _arguments(model: PreTrainedModel, options: TrainingOptions, folder: str) -> TrainingArguments:
     """Trainer's settings: everything that writes, reports or guesses is off."""
     return TrainingArguments(
-        output_dir=folder, max_steps=options.steps, per_device_train_batch_size=options.batch_size,
-        learning_rate=options.lr, max_grad_norm=options.max_grad_norm, seed=options.seed, data_seed=options.seed,
-        save_strategy="no", logging_strategy="no", eval_strategy="no", report_to="none", disable_tqdm=True,
-        remove_unused_columns=False, dataloader_num_workers=0, dataloader_pin_memory=False, bf16=False, fp16=False,
-        use_cpu=model.device.type == "cpu")
+        output_dir=folder,
+        max_steps=options.steps,
+        per_device_train_batch_size=options.batch_size,
+        learning_rate=options.lr,
+        max_grad_norm=options.max_grad_norm,
+        seed=options.seed,
+        data_seed=options.seed,
+        save_strategy="no",
+        logging_strategy="no",
+        eval_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=False,
+        bf16=False,
+        fp16=False,
+        use_cpu=model.device.type == "cpu",
+    )
 
 
-def train(model: PreTrainedModel, items: Sequence[Any], collate: Callable[[list[Any]], Batch], loss: Loss,
-          options: TrainingOptions, *, trainable: Collection[str] | None = None,
-          on_step: Callable[[int, float], None] | None = None, evaluate_at: Collection[int] = (),
-          evaluate: Callable[[int], None] | None = None) -> TrainingLog:
+def train(
+    model: PreTrainedModel,
+    items: Sequence[Any],
+    collate: Callable[[list[Any]], Batch],
+    loss: Loss,
+    options: TrainingOptions,
+    *,
+    trainable: Collection[str] | None = None,
+    on_step: Callable[[int, float], None] | None = None,
+    evaluate_at: Collection[int] = (),
+    evaluate: Callable[[int], None] | None = None,
+) -> TrainingLog:
     """Change `model` in place so that `loss(model, collate(items))` falls.
 
     `trainable` names the parameters that may move (None: all); all others stay bit-identical. `on_step` gets the step
@@ -252,8 +282,14 @@ def train(model: PreTrainedModel, items: Sequence[Any], collate: Callable[[list[
         optimizer = _optimizer(model, options)
         name = "constant_with_warmup" if options.schedule == "constant" else options.schedule
         scheduler = get_scheduler(name, optimizer, options.warmup_steps, options.steps)
-        trainer = _Trainer(model, _arguments(model, options, folder), loss=loss, data_collator=collate,
-                           train_dataset=_Cycle(items, options), optimizers=(optimizer, scheduler))
+        trainer = _Trainer(
+            model,
+            _arguments(model, options, folder),
+            loss=loss,
+            data_collator=collate,
+            train_dataset=_Cycle(items, options),
+            optimizers=(optimizer, scheduler),
+        )
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(_Quiet(trainer, on_step, evaluate_at, evaluate))
         trainer.train()

@@ -2,9 +2,12 @@
 
 from workbench.registry import Registry
 
-ATTACKS = Registry("attack", {
-    "relearn": "audits.attacks.relearn:Relearn",
-    "quantise": "audits.attacks.quantise:Quantise",
-    "few_shot": "audits.attacks.prompts:FewShot",
-    "jailbreak": "audits.attacks.prompts:Jailbreak",
-})
+ATTACKS = Registry(
+    "attack",
+    {
+        "relearn": "audits.attacks.relearn:Relearn",
+        "quantise": "audits.attacks.quantise:Quantise",
+        "few_shot": "audits.attacks.prompts:FewShot",
+        "jailbreak": "audits.attacks.prompts:Jailbreak",
+    },
+)

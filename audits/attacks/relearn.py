@@ -49,7 +49,9 @@ class Relearn(Method):
             BadInput: when there are fewer than two facts.
         """
         if len(facts) < 2:
-            raise BadInput(f"Relearning needs at least two forget facts (one to train on, one to test); got {len(facts)}")
+            raise BadInput(
+                f"Relearning needs at least two forget facts (one to train on, one to test); got {len(facts)}"
+            )
         count = min(len(facts) - 1, max(1, round(self.share * len(facts))))
         return sorted(random.Random(f"relearn {seed}").sample(range(len(facts)), count))
 
@@ -62,8 +64,13 @@ class Relearn(Method):
 
         return fit_weights(model, model.parameter_names(), change, {**self.spec(), "seed": seed})
 
-    def look(self, model: HookedModel, facts: FactSet, control: FactSet | None = None,
-             on_step: Callable[[], None] | None = None) -> Trace:
+    def look(
+        self,
+        model: HookedModel,
+        facts: FactSet,
+        control: FactSet | None = None,
+        on_step: Callable[[], None] | None = None,
+    ) -> Trace:
         """Exact-match accuracy on the facts the attacker does not hold, at every measured step.
 
         Args:
@@ -84,8 +91,15 @@ class Relearn(Method):
         notes = {**model.about(asked), "options": self.spec(), "n_facts": len(facts)}
         return Trace("relearn", values, ("seed", "step", "fact"), "share of facts", labels, notes)
 
-    def _attack(self, model: HookedModel, facts: FactSet, seen: list[int], seed: int, values: np.ndarray,
-                on_step: Callable[[], None] | None) -> None:
+    def _attack(
+        self,
+        model: HookedModel,
+        facts: FactSet,
+        seen: list[int],
+        seed: int,
+        values: np.ndarray,
+        on_step: Callable[[], None] | None,
+    ) -> None:
         """One attack; fills (step, fact)."""
         unseen = [i for i in range(len(facts)) if i not in seen]
         items = model.encode([facts.facts[i] for i in seen])
@@ -95,5 +109,12 @@ class Relearn(Method):
             values[self.steps.index(step), unseen] = score(model, asked).greedy.double().numpy()
 
         with kept(model, model.parameter_names()):
-            model.train(items, labelled, answer_nll, self.training(seed), evaluate_at=self.steps, evaluate=measure,
-                        on_step=lambda _, __: on_step() if on_step else None)
+            model.train(
+                items,
+                labelled,
+                answer_nll,
+                self.training(seed),
+                evaluate_at=self.steps,
+                evaluate=measure,
+                on_step=lambda _, __: on_step() if on_step else None,
+            )

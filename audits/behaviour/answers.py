@@ -19,8 +19,9 @@ from workbench.scoring import Scores, score
 from workbench.trace import Trace
 
 
-def fact_trace(name: str, values: Float[np.ndarray, " fact"], units: str, facts: FactSet, model: HookedModel,
-               options: Method) -> Trace:
+def fact_trace(
+    name: str, values: Float[np.ndarray, " fact"], units: str, facts: FactSet, model: HookedModel, options: Method
+) -> Trace:
     """A trace with one number a fact."""
     notes = {**model.about(facts), "options": options.spec()}
     return Trace(name, values, ("fact",), units, {"fact": facts.labels}, notes)

@@ -40,5 +40,11 @@ class Perplexity(Method):
             loss = token_loss(logits.float(), labels)
             values.append((loss.total / loss.count).double().cpu())
         names = tuple(f"{i}: {text[:60]}" for i, text in enumerate(texts))
-        return Trace("perplexity", torch.cat(values).numpy(), ("text",), "nats per token", {"text": names},
-                     {"options": self.spec(), "model": model.name})
+        return Trace(
+            "perplexity",
+            torch.cat(values).numpy(),
+            ("text",),
+            "nats per token",
+            {"text": names},
+            {"options": self.spec(), "model": model.name},
+        )

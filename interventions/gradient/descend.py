@@ -57,9 +57,16 @@ class Pair:
     retain: Encoded | None
 
 
-def descend(model: HookedModel, concept: Concept, where: Sequence[Site] | None, method: GradientMethod,
-            loss: Callable[[PreTrainedModel, dict[str, Tensor]], Tensor], *, retain: bool,
-            progress: Progress | None = None) -> WeightEdit:
+def descend(
+    model: HookedModel,
+    concept: Concept,
+    where: Sequence[Site] | None,
+    method: GradientMethod,
+    loss: Callable[[PreTrainedModel, dict[str, Tensor]], Tensor],
+    *,
+    retain: bool,
+    progress: Progress | None = None,
+) -> WeightEdit:
     """Train a loss on the concept and return what it changed.
 
     Args:
@@ -77,8 +84,11 @@ def descend(model: HookedModel, concept: Concept, where: Sequence[Site] | None, 
 
     def change() -> dict[str, Any]:
         log = model.train(pairs, collate, loss, method.training(), trainable=names, on_step=progress)
-        return {"where": [str(s) for s in where] if where is not None else "all parameters", "retain": note,
-                "losses": list(log.losses)}
+        return {
+            "where": [str(s) for s in where] if where is not None else "all parameters",
+            "retain": note,
+            "losses": list(log.losses),
+        }
 
     return fit_weights(model, names, change, method.spec())
 

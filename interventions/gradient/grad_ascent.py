@@ -27,8 +27,14 @@ class GradAscent(GradientMethod):
     retain_weight: float = Field(0.0, ge=0)
     """Weight of the ordinary loss on retain facts; 0 is plain gradient ascent, 1 is GradDiff."""
 
-    def fit(self, model: HookedModel, concept: Concept, where: Sequence[Site] | None = None, *,
-            progress: Progress | None = None) -> WeightEdit:
+    def fit(
+        self,
+        model: HookedModel,
+        concept: Concept,
+        where: Sequence[Site] | None = None,
+        *,
+        progress: Progress | None = None,
+    ) -> WeightEdit:
         """Train on the forget facts; see `descend` for the arguments."""
 
         def loss(hf: PreTrainedModel, batch: dict[str, Tensor]) -> Float[Tensor, ""]:

@@ -36,8 +36,14 @@ class Npo(GradientMethod):
     per_token: bool = False
     """Use mean token log-probabilities in the ratio (the variant of some published code) instead of sums."""
 
-    def fit(self, model: HookedModel, concept: Concept, where: Sequence[Site] | None = None, *,
-            progress: Progress | None = None) -> WeightEdit:
+    def fit(
+        self,
+        model: HookedModel,
+        concept: Concept,
+        where: Sequence[Site] | None = None,
+        *,
+        progress: Progress | None = None,
+    ) -> WeightEdit:
         """Train on forget and retain facts; see `descend` for the arguments."""
 
         def loss(hf: PreTrainedModel, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
@@ -47,8 +53,9 @@ class Npo(GradientMethod):
         return descend(model, concept, where, self, loss, retain=self.retain_weight > 0, progress=progress)
 
 
-def npo_loss(forget: TokenLoss, original: Float[Tensor, " row"], beta: float,
-             per_token: bool = False) -> Float[Tensor, ""]:
+def npo_loss(
+    forget: TokenLoss, original: Float[Tensor, " row"], beta: float, per_token: bool = False
+) -> Float[Tensor, ""]:
     """-(2/beta) mean log sigmoid(beta (NLL now - NLL of the original model)).
 
     Args:

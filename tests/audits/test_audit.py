@@ -28,7 +28,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Concept]:
     found.save(root / "base")
     with Checkpoint(root / "base").open() as model:
         for name, facts in (("clean", found.concept.forget), ("wrong", found.concept.far)):
-            ConceptAblation(mode="zero").fit(model, found.concept, found.sites_of(facts.facts)).write(model, root / name)
+            ConceptAblation(mode="zero").fit(model, found.concept, found.sites_of(facts.facts)).write(
+                model, root / name
+            )
     return root, found.concept
 
 
@@ -91,7 +93,9 @@ def test_a_run_is_written_verified_and_not_repeated(world, tmp_path: Path, monke
         ask(world, "base", out=tmp_path / "run")
 
 
-def test_stored_readings_are_judged_again_without_a_model(world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stored_readings_are_judged_again_without_a_model(
+    world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     report = ask(world, "clean", out=tmp_path / "run")
     monkeypatch.setattr(Checkpoint, "open", lambda *_, **__: pytest.fail("judging needs no model"))
     assert rejudge(tmp_path / "run", JUDGING).evidence == report.evidence

@@ -16,18 +16,31 @@ BY_ID = {claim.id: claim for claim in CLAIMS}
 
 def facts(values, name: str = "accuracy", subjects=SUBJECTS) -> Trace:
     values = np.broadcast_to(np.asarray(values, float), (len(subjects),)).copy()
-    return Trace(name, values, ("fact",), "share", {"fact": tuple(f"{i}" for i in range(len(subjects)))},
-                 {"subjects": list(subjects)})
+    return Trace(
+        name,
+        values,
+        ("fact",),
+        "share",
+        {"fact": tuple(f"{i}" for i in range(len(subjects)))},
+        {"subjects": list(subjects)},
+    )
 
 
 def layers(*means: float, subjects=SUBJECTS) -> Trace:
     values = np.repeat(np.array(means, float)[:, None], len(subjects), axis=1)
-    return Trace("logit_lens", values, ("layer", "fact"), "share",
-                 {"layer": tuple(f"L{i}" for i in range(len(means))), "fact": tuple(map(str, range(len(subjects))))},
-                 {"subjects": list(subjects)})
+    return Trace(
+        "logit_lens",
+        values,
+        ("layer", "fact"),
+        "share",
+        {"layer": tuple(f"L{i}" for i in range(len(means))), "fact": tuple(map(str, range(len(subjects))))},
+        {"subjects": list(subjects)},
+    )
 
 
-def judged(claim: str, after: Trace, base: Trace, reference: Trace | None = None, floor: Trace | None = None) -> Evidence:
+def judged(
+    claim: str, after: Trace, base: Trace, reference: Trace | None = None, floor: Trace | None = None
+) -> Evidence:
     reading = BY_ID[claim].reading
     floor_key = f"{reading.partition('.')[0]}.never_taught"
     extra = {} if floor is None else {floor_key: floor}
@@ -45,8 +58,10 @@ def test_the_interval_holds_the_mean_and_the_reference_is_compared_fact_by_fact(
     assert (e.value.n, e.value.clusters, e.compared_with, e.status) == (N, 8, "reference", "PASS")
 
 
-@pytest.mark.parametrize(("after", "reference", "status"), [
-    (0.05, 0.0, "PASS"), (0.5, 0.0, "FAIL"), (1.0, 0.0, "FAIL"), (0.2, 0.5, "WARN"), (0.5, 0.45, "PASS")])
+@pytest.mark.parametrize(
+    ("after", "reference", "status"),
+    [(0.05, 0.0, "PASS"), (0.5, 0.0, "FAIL"), (1.0, 0.0, "FAIL"), (0.2, 0.5, "WARN"), (0.5, 0.45, "PASS")],
+)
 def test_status_against_a_reference(after: float, reference: float, status: str) -> None:
     assert judged("direct", facts(after), facts(1.0), facts(reference)).status == status
 
@@ -88,8 +103,14 @@ def test_layer_intervals_widen_with_the_number_of_layers() -> None:
 
     def width(count: int) -> float:
         values = rng.uniform(size=(1, N)).repeat(count, axis=0)
-        trace = Trace("logit_lens", values, ("layer", "fact"), "share", {
-            "layer": tuple(map(str, range(count))), "fact": tuple(map(str, range(N)))}, {"subjects": SUBJECTS})
+        trace = Trace(
+            "logit_lens",
+            values,
+            ("layer", "fact"),
+            "share",
+            {"layer": tuple(map(str, range(count))), "fact": tuple(map(str, range(N)))},
+            {"subjects": SUBJECTS},
+        )
         e = judged("lens", trace, layers(*[1.0] * count), layers(*[0.0] * count))
         return e.difference.high - e.difference.low
 
@@ -110,9 +131,14 @@ def test_relearning_is_judged_after_the_last_step_on_facts_the_attacker_did_not_
         values = np.zeros((2, 3, N + 4))
         values[:, -1, :N] = last
         values[0, :, :5] = np.nan
-        return Trace("relearn", values, ("seed", "step", "fact"), "share", {
-            "seed": ("0", "1"), "step": ("0", "10", "30"), "fact": tuple(map(str, range(N + 4)))},
-            {"subjects": [*SUBJECTS, *["never"] * 4], "n_facts": N})
+        return Trace(
+            "relearn",
+            values,
+            ("seed", "step", "fact"),
+            "share",
+            {"seed": ("0", "1"), "step": ("0", "10", "30"), "fact": tuple(map(str, range(N + 4)))},
+            {"subjects": [*SUBJECTS, *["never"] * 4], "n_facts": N},
+        )
 
     reading = BY_ID["relearn"].reading
     e = Judge({reading: curve(0.8)}, {reading: curve(1.0)}, {reading: curve(0.05)}, QUICK).one(BY_ID["relearn"])
@@ -137,19 +163,25 @@ def test_membership_is_two_sided() -> None:
     rng = np.random.default_rng(0)
 
     def roles(forget: float, other: float) -> dict[str, Trace]:
-        return {"answer_probability.forget": facts(forget + rng.uniform(0, 0.1, N)),
-                "answer_probability.never_taught": facts(other + rng.uniform(0, 0.1, N), subjects=never)}
+        return {
+            "answer_probability.forget": facts(forget + rng.uniform(0, 0.1, N)),
+            "answer_probability.never_taught": facts(other + rng.uniform(0, 0.1, N), subjects=never),
+        }
 
     base, even = roles(0.9, 0.1), roles(0.1, 0.1)
-    results = {name: Judge(after, base, even, QUICK).one(BY_ID["membership"])
-               for name, after in {"known": roles(0.9, 0.1), "shunned": roles(0.0, 0.5), "even": even}.items()}
+    results = {
+        name: Judge(after, base, even, QUICK).one(BY_ID["membership"])
+        for name, after in {"known": roles(0.9, 0.1), "shunned": roles(0.0, 0.5), "even": even}.items()
+    }
     assert results["known"].status == results["shunned"].status == "FAIL"
     assert results["even"].status == "PASS"
     assert results["shunned"].value.mean < 0.1
 
 
-@pytest.mark.parametrize(("after", "status", "utility"), [
-    (1.0, "PASS", "intact"), (0.98, "PASS", "intact"), (0.85, "FAIL", "degraded"), (0.3, "FAIL", "broken")])
+@pytest.mark.parametrize(
+    ("after", "status", "utility"),
+    [(1.0, "PASS", "intact"), (0.98, "PASS", "intact"), (0.85, "FAIL", "degraded"), (0.3, "FAIL", "broken")],
+)
 def test_utility_compares_with_the_base(after: float, status: str, utility: str) -> None:
     e = judged("near", facts(after), facts(1.0))
     assert e.status == status
@@ -170,13 +202,27 @@ def test_fluency_is_a_loss_and_counts_the_other_way() -> None:
 
 
 def evidence(claim: Claim, status: str, p: float | None = 0.001) -> Evidence:
-    about = {"claim": claim.id, "question": claim.question, "axis": claim.axis, "rung": claim.rung, "metric": claim.units}
+    about = {
+        "claim": claim.id,
+        "question": claim.question,
+        "axis": claim.axis,
+        "rung": claim.rung,
+        "metric": claim.units,
+    }
     if status == "NOT_RUN":
         return Evidence(**about, status=status, why_missing="no time")
     mean = 0.7 if status == "FAIL" else 0.02
     estimate = Estimate(mean=mean, low=mean, high=mean, n=9, clusters=3)
-    return Evidence(**about, status=status, value=estimate, before=estimate, reference=estimate, difference=estimate,
-                    compared_with="reference", p_equivalence=p)
+    return Evidence(
+        **about,
+        status=status,
+        value=estimate,
+        before=estimate,
+        reference=estimate,
+        difference=estimate,
+        compared_with="reference",
+        p_equivalence=p,
+    )
 
 
 def climb(p: float | None = 0.001, has_reference: bool = True, **statuses: str) -> tuple[int, str]:
@@ -204,8 +250,10 @@ def test_the_cap_names_what_stopped_it_worst_first() -> None:
 def test_a_prompt_attack_without_power_caps_only_when_no_other_attack_had_power() -> None:
     def with_idle(*names: str) -> int:
         found = [evidence(c, "PASS") for c in CLAIMS]
-        found = [e.model_copy(update={"status": "INCONCLUSIVE", "note": "no power: ..."}) if e.claim in names else e
-                 for e in found]
+        found = [
+            e.model_copy(update={"status": "INCONCLUSIVE", "note": "no power: ..."}) if e.claim in names else e
+            for e in found
+        ]
         return ladder(CLAIMS, found, True)[0]
 
     assert with_idle("few_shot") == 5

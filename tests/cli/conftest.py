@@ -9,8 +9,18 @@ import pytest
 
 from workbench.cli import main
 
-FAST = ("--set", "reading.trace_facts=0", "--set", "reading.relearn.steps=[0, 1]", "--set", "reading.relearn.seeds=[0]",
-        "--set", "reading.probe_seeds=1", "--set", "judging.draws=200")
+FAST = (
+    "--set",
+    "reading.trace_facts=0",
+    "--set",
+    "reading.relearn.steps=[0, 1]",
+    "--set",
+    "reading.relearn.seeds=[0]",
+    "--set",
+    "reading.probe_seeds=1",
+    "--set",
+    "judging.draws=200",
+)
 
 
 class Said(NamedTuple):
@@ -45,12 +55,28 @@ def cli(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.fixture(scope="session")
-def audit_run(planted_folder: Path, ablated_folder: Path, concept_file: Path,
-              tmp_path_factory: pytest.TempPathFactory) -> Path:
+def audit_run(
+    planted_folder: Path, ablated_folder: Path, concept_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A finished audit of the ablated model; tests that change it work on a copy."""
     out = tmp_path_factory.mktemp("audits") / "run"
-    assert main(["audit", str(ablated_folder), "--base", str(planted_folder), "--concept", str(concept_file), *FAST,
-                 "--out", str(out), "--quiet"]) == 0
+    assert (
+        main(
+            [
+                "audit",
+                str(ablated_folder),
+                "--base",
+                str(planted_folder),
+                "--concept",
+                str(concept_file),
+                *FAST,
+                "--out",
+                str(out),
+                "--quiet",
+            ]
+        )
+        == 0
+    )
     return out
 
 

@@ -53,8 +53,9 @@ def test_gates_have_codes_of_their_own(cli, again):
 
 
 def test_an_untouched_model_is_not_removed(cli, planted_folder, concept_file, fast):
-    said = cli("audit", planted_folder, "--base", planted_folder, "--concept", concept_file, *fast, "--require", "U1",
-               "--json")
+    said = cli(
+        "audit", planted_folder, "--base", planted_folder, "--concept", concept_file, *fast, "--require", "U1", "--json"
+    )
     assert said.code == 3
     assert said.json["report"]["level"] == 0
     assert said.json["run"].startswith("runs/audit-planted-")
@@ -74,17 +75,20 @@ def test_judging_again_needs_no_model(cli, audit_run, monkeypatch, tmp_path):
     assert cli("verify", audit_run).code == 0
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (("audit",), "An audit needs CHECKPOINT, --base DIR"),
-    (("audit", "--rejudge", "RUN", "--base", "x"), "leave out --base"),
-    (("audit", "--rejudge", "RUN", "--set", "reading.vectors=3"), "takes no new readings"),
-    (("audit", "--rejudge", "nowhere"), "'nowhere' has no report.json"),
-    (("audit", "--set", "margin=0.1"), "No group of options called 'margin'"),
-    (("audit", "--set", "judging=0.1"), "write --set judging.OPTION=VALUE"),
-    (("audit", "--rejudge", "RUN", "--set", "judging.margine=1"), "Did you mean 'margin'?"),
-    (("audit", "--rejudge", "RUN", "--set", "judging.margin=2"), "less than 1"),
-    (("audit", "--seed", "1", "--set", "judging.seed=2"), "given twice"),
-])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("audit",), "An audit needs CHECKPOINT, --base DIR"),
+        (("audit", "--rejudge", "RUN", "--base", "x"), "leave out --base"),
+        (("audit", "--rejudge", "RUN", "--set", "reading.vectors=3"), "takes no new readings"),
+        (("audit", "--rejudge", "nowhere"), "'nowhere' has no report.json"),
+        (("audit", "--set", "margin=0.1"), "No group of options called 'margin'"),
+        (("audit", "--set", "judging=0.1"), "write --set judging.OPTION=VALUE"),
+        (("audit", "--rejudge", "RUN", "--set", "judging.margine=1"), "Did you mean 'margin'?"),
+        (("audit", "--rejudge", "RUN", "--set", "judging.margin=2"), "less than 1"),
+        (("audit", "--seed", "1", "--set", "judging.seed=2"), "given twice"),
+    ],
+)
 def test_an_impossible_audit_says_what_is_missing(cli, audit_run, words, message):
     said = cli(*(str(audit_run) if word == "RUN" else word for word in words))
     assert (said.code, said.out) == (2, "")
@@ -92,16 +96,33 @@ def test_an_impossible_audit_says_what_is_missing(cli, audit_run, words, message
 
 
 def test_an_option_inside_an_option_is_checked(cli, planted_folder, concept_file):
-    said = cli("audit", planted_folder, "--base", planted_folder, "--concept", concept_file, "--set",
-               "reading.relearn.step=[0, 1]")
+    said = cli(
+        "audit",
+        planted_folder,
+        "--base",
+        planted_folder,
+        "--concept",
+        concept_file,
+        "--set",
+        "reading.relearn.step=[0, 1]",
+    )
     assert said.code == 2
     assert "Relearn has no option 'step'. Did you mean 'steps'?" in said.err
 
 
 def test_ctrl_c_keeps_what_was_read(cli, planted_folder, concept_file, tmp_path, monkeypatch, fast):
     monkeypatch.setenv("WORKBENCH_CACHE_DIR", str(tmp_path / "cache"))
-    command = ("audit", planted_folder, "--base", planted_folder, "--concept", concept_file, *fast, "--out",
-               tmp_path / "run")
+    command = (
+        "audit",
+        planted_folder,
+        "--base",
+        planted_folder,
+        "--concept",
+        concept_file,
+        *fast,
+        "--out",
+        tmp_path / "run",
+    )
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -121,11 +142,23 @@ def test_ctrl_c_keeps_what_was_read(cli, planted_folder, concept_file, tmp_path,
 
 @pytest.mark.slow
 def test_a_real_ctrl_c_ends_a_real_process(planted_folder, concept_file, tmp_path):
-    command = [sys.executable, "-m", "workbench", "audit", planted_folder, "--base", planted_folder, "--concept",
-               concept_file, "--out", tmp_path / "run"]
+    command = [
+        sys.executable,
+        "-m",
+        "workbench",
+        "audit",
+        planted_folder,
+        "--base",
+        planted_folder,
+        "--concept",
+        concept_file,
+        "--out",
+        tmp_path / "run",
+    ]
     environment = {**os.environ, "WORKBENCH_CACHE_DIR": str(tmp_path / "cache")}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          text=True) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stderr is not None
         next(line for line in process.stderr if "linear_probes" in line)
         process.send_signal(signal.SIGINT)

@@ -24,49 +24,66 @@ def refused(cli, planted_folder, concept_file):
     return run
 
 
-@pytest.mark.parametrize(("words", "parts"), [
-    (("lok",), ["No verb called 'lok'", "Did you mean 'look'?", "audit"]),
-    (("look", "MODEL", "--concept", "CONCEPT", "--probe", "logitlens"),
-     ["No probe or behavioural reading called 'logitlens'", "Did you mean 'logit_lens'?", "accuracy"]),
-    (("unlearn", "MODEL", "--concept", "CONCEPT", "--method", "nop"), ["No intervention called 'nop'", "'npo'"]),
-    (("look", "MODEL", "--concept", "CONCEPT"), ["Missing option '--probe'", "look --help"]),
-    (("look",), ["Missing argument 'CHECKPOINT'"]),
-    ((*LOOK, "--prob", "x"), ["look has no option '--prob'", "Did you mean '--probe'?"]),
-    ((*LOOK, "--limit", "0"), ["--limit", "1"]),
-    ((*LOOK, "--limit", "few"), ["--limit", "integer"]),
-    ((*LOOK, "--set", "m=3"), ["Accuracy has no option 'm'"]),
-    ((*LOOK[:-1], "best_of_n", "--set", "n=0"), ["Option 'n' of BestOfN", "greater than or equal to 1", "got 0"]),
-    ((*LOOK[:-1], "best_of_n", "--set", "n"), ["--set 'n' is no setting", "--set key=value"]),
-    ((*LOOK[:-1], "best_of_n", "--set", "n=[1"), ["is not valid YAML"]),
-    ((*LOOK[:-1], "best_of_n", "--set", "n=1", "--set", "n=2"), ["given twice"]),
-    (("unlearn", "MODEL", "--concept", "CONCEPT", "--method", "npo", "--seed", "1", "--set", "seed=2"),
-     ["given twice"]),
-    ((*LOOK, "--on", "nearby"), ["accuracy cannot read 'nearby'", "Did you mean 'near'?"]),
-    ((*LOOK, "--on", "retain"), ["has no retain facts", "forget (10), near (8), far (8), never_taught (8)"]),
-    (("look", "missing", "--concept", "CONCEPT", "--probe", "accuracy"),
-     ["There is no checkpoint folder 'missing'", "Hugging Face folder"]),
-    (("look", "MODEL", "--concept", "missing.json", "--probe", "accuracy"),
-     ["There is no concept file 'missing.json'"]),
-    (("look", "MODEL", "--concept", "demo:chemisty", "--probe", "accuracy"), ["Did you mean 'chemistry'?"]),
-    (("look", "MODEL", "--concept", "demos:chemistry", "--probe", "accuracy"), ["Did you mean 'demo'?"]),
-    (("look", "MODEL", "--concept", "chemistry", "--probe", "accuracy"), ["'chemistry' is no concept"]),
-    (("look", "MODEL", "--concept", "CONCEPT", "--probe", "expert_attribution"), ["dense model", "no experts"]),
-    ((*LOOK, "--device", "cuda:99"), ["Cannot use the device 'cuda:99'", "This machine has: cpu"]),
-])
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (("lok",), ["No verb called 'lok'", "Did you mean 'look'?", "audit"]),
+        (
+            ("look", "MODEL", "--concept", "CONCEPT", "--probe", "logitlens"),
+            ["No probe or behavioural reading called 'logitlens'", "Did you mean 'logit_lens'?", "accuracy"],
+        ),
+        (("unlearn", "MODEL", "--concept", "CONCEPT", "--method", "nop"), ["No intervention called 'nop'", "'npo'"]),
+        (("look", "MODEL", "--concept", "CONCEPT"), ["Missing option '--probe'", "look --help"]),
+        (("look",), ["Missing argument 'CHECKPOINT'"]),
+        ((*LOOK, "--prob", "x"), ["look has no option '--prob'", "Did you mean '--probe'?"]),
+        ((*LOOK, "--limit", "0"), ["--limit", "1"]),
+        ((*LOOK, "--limit", "few"), ["--limit", "integer"]),
+        ((*LOOK, "--set", "m=3"), ["Accuracy has no option 'm'"]),
+        ((*LOOK[:-1], "best_of_n", "--set", "n=0"), ["Option 'n' of BestOfN", "greater than or equal to 1", "got 0"]),
+        ((*LOOK[:-1], "best_of_n", "--set", "n"), ["--set 'n' is no setting", "--set key=value"]),
+        ((*LOOK[:-1], "best_of_n", "--set", "n=[1"), ["is not valid YAML"]),
+        ((*LOOK[:-1], "best_of_n", "--set", "n=1", "--set", "n=2"), ["given twice"]),
+        (
+            ("unlearn", "MODEL", "--concept", "CONCEPT", "--method", "npo", "--seed", "1", "--set", "seed=2"),
+            ["given twice"],
+        ),
+        ((*LOOK, "--on", "nearby"), ["accuracy cannot read 'nearby'", "Did you mean 'near'?"]),
+        ((*LOOK, "--on", "retain"), ["has no retain facts", "forget (10), near (8), far (8), never_taught (8)"]),
+        (
+            ("look", "missing", "--concept", "CONCEPT", "--probe", "accuracy"),
+            ["There is no checkpoint folder 'missing'", "Hugging Face folder"],
+        ),
+        (
+            ("look", "MODEL", "--concept", "missing.json", "--probe", "accuracy"),
+            ["There is no concept file 'missing.json'"],
+        ),
+        (("look", "MODEL", "--concept", "demo:chemisty", "--probe", "accuracy"), ["Did you mean 'chemistry'?"]),
+        (("look", "MODEL", "--concept", "demos:chemistry", "--probe", "accuracy"), ["Did you mean 'demo'?"]),
+        (("look", "MODEL", "--concept", "chemistry", "--probe", "accuracy"), ["'chemistry' is no concept"]),
+        (("look", "MODEL", "--concept", "CONCEPT", "--probe", "expert_attribution"), ["dense model", "no experts"]),
+        ((*LOOK, "--device", "cuda:99"), ["Cannot use the device 'cuda:99'", "This machine has: cpu"]),
+    ],
+)
 def test_a_mistake_is_told_with_what_is_allowed(refused, words, parts):
     message = refused(*words)
     for part in parts:
         assert part in message
 
 
-@pytest.mark.parametrize(("change", "parts"), [
-    (lambda c: c["forget"][2].pop("answer"), ["forget row 3: field 'answer' is missing", "subject, prompt and answer"]),
-    (lambda c: c["near"][0].update(prompt=" "), ["near row 1", "'prompt' is empty"]),
-    (lambda c: c["forget"][1].update(subject="Nobody"), ["forget row 2", "does not contain its subject 'Nobody'"]),
-    (lambda c: c["forget"].clear(), ["is empty: there is nothing to audit or unlearn", "at least one fact"]),
-    (lambda c: c.update(forgot=[]), ["unknown part 'forgot'", "Did you mean 'forget'?"]),
-    (lambda c: c.update(forget={"a": 1}), ["'forget' must be a list of facts"]),
-])
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (
+            lambda c: c["forget"][2].pop("answer"),
+            ["forget row 3: field 'answer' is missing", "subject, prompt and answer"],
+        ),
+        (lambda c: c["near"][0].update(prompt=" "), ["near row 1", "'prompt' is empty"]),
+        (lambda c: c["forget"][1].update(subject="Nobody"), ["forget row 2", "does not contain its subject 'Nobody'"]),
+        (lambda c: c["forget"].clear(), ["is empty: there is nothing to audit or unlearn", "at least one fact"]),
+        (lambda c: c.update(forgot=[]), ["unknown part 'forgot'", "Did you mean 'forget'?"]),
+        (lambda c: c.update(forget={"a": 1}), ["'forget' must be a list of facts"]),
+    ],
+)
 def test_a_concept_file_that_cannot_be_used(refused, changed_concept, change, parts):
     message = refused("look", "MODEL", "--concept", changed_concept(change), "--probe", "accuracy")
     for part in parts:
@@ -123,8 +140,9 @@ def full_after(writes: int):
 
 
 @pytest.mark.parametrize("writes", [0, 1, 2, 3])
-def test_a_full_disk_leaves_nothing_half_written(refused, cli, planted_folder, concept_file, tmp_path, monkeypatch,
-                                                 writes):
+def test_a_full_disk_leaves_nothing_half_written(
+    refused, cli, planted_folder, concept_file, tmp_path, monkeypatch, writes
+):
     command = (*LOOK, "--out", tmp_path / "run")
     with monkeypatch.context() as patch:
         patch.setattr("os.replace", full_after(writes))
@@ -145,8 +163,18 @@ def test_a_full_disk_while_writing_a_checkpoint(refused, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full)
-    message = refused("unlearn", "MODEL", "--concept", "CONCEPT", "--method", "concept_ablation", "--localise",
-                      "random", "--out", tmp_path / "run")
+    message = refused(
+        "unlearn",
+        "MODEL",
+        "--concept",
+        "CONCEPT",
+        "--method",
+        "concept_ablation",
+        "--localise",
+        "random",
+        "--out",
+        tmp_path / "run",
+    )
     assert "Cannot write the checkpoint" in message and "No space left" in message
     assert not any("checkpoint" in path.name for path in (tmp_path / "run").iterdir())
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["status"] == "error"

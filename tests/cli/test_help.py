@@ -26,28 +26,43 @@ def test_help_takes_less_than_half_a_second():
     assert min(once() for _ in range(3)) < 0.5
 
 
-@pytest.mark.parametrize("words", [["--help"], ["audit", "--help"], ["list"], ["list", "runs"], ["--version"],
-                                   ["look", "--help"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["audit", "--help"], ["list"], ["list", "runs"], ["--version"], ["look", "--help"]]
+)
 def test_help_and_lists_import_nothing_heavy(words):
-    code = (f"import sys; from workbench.cli import main; main({words!r}); "
-            f"sys.stderr.write(' '.join(m for m in {HEAVY!r} if m in sys.modules))")
+    code = (
+        f"import sys; from workbench.cli import main; main({words!r}); "
+        f"sys.stderr.write(' '.join(m for m in {HEAVY!r} if m in sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
     assert done.stdout
 
 
 def test_report_and_verify_import_no_torch(audit_run):
-    code = (f"import sys; from workbench.cli import main; main(['report', {str(audit_run)!r}, '--out', "
-            f"{str(audit_run.parent / 'again')!r}, '--quiet']); main(['verify', {str(audit_run)!r}]); "
-            "sys.stderr.write(' '.join(m for m in ('torch', 'transformers') if m in sys.modules))")
+    code = (
+        f"import sys; from workbench.cli import main; main(['report', {str(audit_run)!r}, '--out', "
+        f"{str(audit_run.parent / 'again')!r}, '--quiet']); main(['verify', {str(audit_run)!r}]); "
+        "sys.stderr.write(' '.join(m for m in ('torch', 'transformers') if m in sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0
     assert done.stderr == ""
 
 
 def test_a_run_keeps_stdout_for_the_result(planted_folder, concept_file, tmp_path):
-    done = run("look", planted_folder, "--concept", concept_file, "--probe", "accuracy", "--json", "--out",
-               tmp_path / "run", timeout=120)
+    done = run(
+        "look",
+        planted_folder,
+        "--concept",
+        concept_file,
+        "--probe",
+        "accuracy",
+        "--json",
+        "--out",
+        tmp_path / "run",
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["probe"] == "accuracy"
     assert "accuracy" in done.stderr
@@ -75,9 +90,11 @@ def test_no_verb_shows_the_verbs():
 
 
 def test_a_bug_keeps_its_traceback():
-    code = ("import workbench.store, sys\nfrom workbench.cli import main\n"
-            "def broken(path): raise ZeroDivisionError('ours')\n"
-            "workbench.store.verify = broken\nsys.exit(main(['verify', '.']))")
+    code = (
+        "import workbench.store, sys\nfrom workbench.cli import main\n"
+        "def broken(path): raise ZeroDivisionError('ours')\n"
+        "workbench.store.verify = broken\nsys.exit(main(['verify', '.']))"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert "Traceback" in done.stderr and "ZeroDivisionError: ours" in done.stderr

@@ -6,8 +6,19 @@ from workbench.trace import Trace
 
 
 def test_look_finds_where_the_facts_were_written(cli, planted, planted_folder, concept_file, tmp_path):
-    said = cli("look", planted_folder, "--concept", concept_file, "--probe", "concept_vectors", "--set", "score=effect",
-               "--out", tmp_path / "run", "--json")
+    said = cli(
+        "look",
+        planted_folder,
+        "--concept",
+        concept_file,
+        "--probe",
+        "concept_vectors",
+        "--set",
+        "score=effect",
+        "--out",
+        tmp_path / "run",
+        "--json",
+    )
     assert said.code == 0
     true = {str(site) for site in planted.sites_of(planted.concept.forget.facts)}
     found = [entry["site"] for entry in said.json["entries"]]
@@ -41,8 +52,10 @@ def test_the_same_question_is_answered_from_disk(cli, planted_folder, concept_fi
 
 def test_other_options_are_another_question(cli, planted_folder, concept_file):
     question = ("look", planted_folder, "--concept", concept_file, "--probe", "answer_probability", "--json")
-    runs = [cli(*question, *more).json["run_id"]
-            for more in ((), ("--set", "normalise=token"), ("--on", "near"), ("--limit", 2))]
+    runs = [
+        cli(*question, *more).json["run_id"]
+        for more in ((), ("--set", "normalise=token"), ("--on", "near"), ("--limit", 2))
+    ]
     assert len(set(runs)) == 4
 
 
@@ -60,8 +73,19 @@ def test_plain_text_is_read_by_itself(cli, planted_folder, concept_file):
 
 
 def test_trained_probes_get_other_subjects_to_learn_from(cli, planted_folder, concept_file, tmp_path):
-    said = cli("look", planted_folder, "--concept", concept_file, "--probe", "linear_probes", "--set", "seeds=1",
-               "--out", tmp_path / "run", "--json")
+    said = cli(
+        "look",
+        planted_folder,
+        "--concept",
+        concept_file,
+        "--probe",
+        "linear_probes",
+        "--set",
+        "seeds=1",
+        "--out",
+        tmp_path / "run",
+        "--json",
+    )
     assert [entry["layer"] for entry in said.json["entries"]] == ["embed", "L0", "L1", "L2"]
     notes = json.loads((tmp_path / "run" / "traces" / "checkpoint" / "linear_probes.forget.json").read_text())["notes"]
     assert notes["train"].endswith("probe_training")

@@ -49,27 +49,31 @@ def test_verify_names_what_is_missing(cli, run):
     assert "report.md was changed after the run" in said.out
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (("report", "nowhere"), "has no report.json; "),
-    (("report", "RUN", "--format", "pdf"), "No format called 'pdf'"),
-    (("report", "RUN", "--out", "/dev/null/x"), "Cannot write '/dev/null/x"),
-    (("verify", "nowhere"), "'nowhere' is not a run folder: it has no manifest.json"),
-    (("list", "probe"), "Did you mean 'probes'?"),
-    (("list", "probes", "logit_lense"), "Did you mean 'logit_lens'?"),
-    (("list", "claims", "prob"), "Did you mean 'probe'?"),
-    (("list", "runs", "nowhere"), "is not a run folder"),
-    (("doctor", "nowhere"), "There is no checkpoint folder 'nowhere'"),
-    (("doctor", "--device", "cuda:77"), "Cannot use the device 'cuda:77'"),
-    (("doctor", "--device", "gpu"), "This machine has: cpu"),
-])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("report", "nowhere"), "has no report.json; "),
+        (("report", "RUN", "--format", "pdf"), "No format called 'pdf'"),
+        (("report", "RUN", "--out", "/dev/null/x"), "Cannot write '/dev/null/x"),
+        (("verify", "nowhere"), "'nowhere' is not a run folder: it has no manifest.json"),
+        (("list", "probe"), "Did you mean 'probes'?"),
+        (("list", "probes", "logit_lense"), "Did you mean 'logit_lens'?"),
+        (("list", "claims", "prob"), "Did you mean 'probe'?"),
+        (("list", "runs", "nowhere"), "is not a run folder"),
+        (("doctor", "nowhere"), "There is no checkpoint folder 'nowhere'"),
+        (("doctor", "--device", "cuda:77"), "Cannot use the device 'cuda:77'"),
+        (("doctor", "--device", "gpu"), "This machine has: cpu"),
+    ],
+)
 def test_what_is_not_there(cli, run, words, message):
     said = cli(*(str(run) if word == "RUN" else word for word in words))
     assert (said.code, said.out) == (2, "")
     assert message in said.err
 
 
-@pytest.mark.parametrize("damage", [
-    "[]", "{}", "{", '{"schema_version": 99, "status": "success", "run_id": "", "files": {}}'])
+@pytest.mark.parametrize(
+    "damage", ["[]", "{}", "{", '{"schema_version": 99, "status": "success", "run_id": "", "files": {}}']
+)
 def test_a_damaged_manifest_is_no_bug(cli, run, damage):
     (run / "manifest.json").write_text(damage)
     said = cli("verify", run)

@@ -17,8 +17,20 @@ def knows(folder, facts) -> float:
 def test_at_the_true_sites_it_removes_the_facts_and_only_them(cli, planted, planted_folder, concept_file, tmp_path):
     concept, out = planted.concept, tmp_path / "run"
     where = [word for site in planted.sites_of(concept.forget.facts) for word in ("--where", str(site))]
-    said = cli("unlearn", planted_folder, "--concept", concept_file, "--method", "concept_ablation", "--set",
-               "mode=zero", *where, "--out", out, "--json")
+    said = cli(
+        "unlearn",
+        planted_folder,
+        "--concept",
+        concept_file,
+        "--method",
+        "concept_ablation",
+        "--set",
+        "mode=zero",
+        *where,
+        "--out",
+        out,
+        "--json",
+    )
     assert said.code == 0, said.err
     assert knows(out / "checkpoint", concept.forget) == 0
     assert knows(out / "checkpoint", concept.near) == 1
@@ -30,8 +42,23 @@ def test_at_the_true_sites_it_removes_the_facts_and_only_them(cli, planted, plan
 
 def test_a_probe_says_where_and_random_sites_are_the_control(cli, planted, planted_folder, concept_file, tmp_path):
     def left(name: str) -> float:
-        said = cli("unlearn", planted_folder, "--concept", concept_file, "--method", "concept_ablation", "--set",
-                   "mode=zero", "--localise", name, "--top", 12, "--out", tmp_path / name, "--json")
+        said = cli(
+            "unlearn",
+            planted_folder,
+            "--concept",
+            concept_file,
+            "--method",
+            "concept_ablation",
+            "--set",
+            "mode=zero",
+            "--localise",
+            name,
+            "--top",
+            12,
+            "--out",
+            tmp_path / name,
+            "--json",
+        )
         assert said.code == 0, said.err
         assert len(said.json["notes"]["neurons"]) == 12
         return knows(tmp_path / name / "checkpoint", planted.concept.forget)
@@ -50,15 +77,18 @@ def test_gradient_methods_need_no_sites_and_show_their_loss(cli, planted_folder,
     assert made["made_by"]["seed"] == 4 and made["made_by"]["steps"] == 3
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    ((), "concept_ablation must be told where to act: give --where SITE"),
-    (("--where", "L1.mlp_act[3]", "--localise", "random"), "give one of them"),
-    (("--where", "L1.mlp_act[3]", "--top", "3"), "add --localise PROBE"),
-    (("--localise", "concept_vector"), "Did you mean 'concept_vectors'?"),
-    (("--localise", "logit_lens"), "names no sites"),
-    (("--where", "layer 3"), "is not a site"),
-    (("--where", "L7.mlp_act[3]"), "layers 0 to 2"),
-])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "concept_ablation must be told where to act: give --where SITE"),
+        (("--where", "L1.mlp_act[3]", "--localise", "random"), "give one of them"),
+        (("--where", "L1.mlp_act[3]", "--top", "3"), "add --localise PROBE"),
+        (("--localise", "concept_vector"), "Did you mean 'concept_vectors'?"),
+        (("--localise", "logit_lens"), "names no sites"),
+        (("--where", "layer 3"), "is not a site"),
+        (("--where", "L7.mlp_act[3]"), "layers 0 to 2"),
+    ],
+)
 def test_where_must_make_sense(cli, planted_folder, concept_file, words, message):
     said = cli("unlearn", planted_folder, "--concept", concept_file, "--method", "concept_ablation", *words)
     assert (said.code, said.out) == (2, "")
@@ -66,8 +96,19 @@ def test_where_must_make_sense(cli, planted_folder, concept_file, words, message
 
 
 def test_an_interrupted_unlearning_keeps_the_edit_it_had(cli, planted_folder, concept_file, tmp_path, monkeypatch):
-    command = ("unlearn", planted_folder, "--concept", concept_file, "--method", "concept_ablation", "--localise",
-               "random", "--out", tmp_path / "run", "--json")
+    command = (
+        "unlearn",
+        planted_folder,
+        "--concept",
+        concept_file,
+        "--method",
+        "concept_ablation",
+        "--localise",
+        "random",
+        "--out",
+        tmp_path / "run",
+        "--json",
+    )
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -79,6 +120,7 @@ def test_an_interrupted_unlearning_keeps_the_edit_it_had(cli, planted_folder, co
     assert "interrupted; run the same command again to resume" in said.err
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["status"] == "interrupted"
     assert not (tmp_path / "run" / "checkpoint").exists()
+
     def never(self, model, concept, where) -> None:
         raise AssertionError("the edit was fitted again")
 

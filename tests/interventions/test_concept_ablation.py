@@ -17,8 +17,10 @@ def planted(request: pytest.FixtureRequest):
 
 def known(model: HookedModel, found, edit) -> dict[str, float]:
     with edit.on(model):
-        return {name: float(score(model, getattr(found.concept, name).facts).probability.mean())
-                for name in ("forget", "near", "far")}
+        return {
+            name: float(score(model, getattr(found.concept, name).facts).probability.mean())
+            for name in ("forget", "near", "far")
+        }
 
 
 @pytest.mark.parametrize("options", [{"mode": "zero"}, {"mode": "noise"}, {"mode": "shrink", "keep": 0.0}])
@@ -34,7 +36,9 @@ def test_at_the_true_sites_it_removes_the_facts_and_only_them(planted, options) 
 def test_random_neurons_remove_less(planted) -> None:
     model, found = planted
     true = found.sites_of(found.concept.forget.facts)
-    random = [s for s in model.random_neurons(len(true) + len(found.sites), 3) if s not in found.sites.values()][:len(true)]
+    random = [s for s in model.random_neurons(len(true) + len(found.sites), 3) if s not in found.sites.values()][
+        : len(true)
+    ]
     assert known(model, found, ConceptAblation(mode="zero").fit(model, found.concept, random))["forget"] > 0.8
 
 
@@ -85,7 +89,11 @@ def test_without_a_layer_it_says_what_it_needs(planted, where) -> None:
 def test_neurons_that_do_not_exist_are_refused(planted) -> None:
     model, found = planted
     inside = 0 if model.mixture_layers else None
-    for site in (Site(9, "mlp_act", 0, inside), Site(0, "mlp_act", 9999, inside),
-                 Site(0, "mlp_act", 0, None if inside == 0 else 0), Site(0, "mlp_act", 0, 99)):
+    for site in (
+        Site(9, "mlp_act", 0, inside),
+        Site(0, "mlp_act", 9999, inside),
+        Site(0, "mlp_act", 0, None if inside == 0 else 0),
+        Site(0, "mlp_act", 0, 99),
+    ):
         with pytest.raises(BadInput, match="L"):
             ConceptAblation().fit(model, found.concept, [site])

@@ -22,8 +22,10 @@ def planted(request: pytest.FixtureRequest):
 
 def known(model: HookedModel, concept, edit) -> dict[str, float]:
     with edit.on(model):
-        return {name: float(score(model, getattr(concept, name).facts).probability.mean())
-                for name in ("forget", "near", "far")}
+        return {
+            name: float(score(model, getattr(concept, name).facts).probability.mean())
+            for name in ("forget", "near", "far")
+        }
 
 
 def test_npo_forgets_and_its_retain_loss_protects(planted) -> None:
@@ -37,8 +39,9 @@ def test_npo_forgets_and_its_retain_loss_protects(planted) -> None:
 
 def test_plain_ascent_damages_what_a_retain_loss_protects(planted) -> None:
     model, found = planted
-    plain, guarded = (known(model, found.concept, GradAscent(**QUICK, retain_weight=w).fit(model, found.concept))
-                      for w in (0.0, 1.0))
+    plain, guarded = (
+        known(model, found.concept, GradAscent(**QUICK, retain_weight=w).fit(model, found.concept)) for w in (0.0, 1.0)
+    )
     assert plain["forget"] < 0.1
     assert guarded["near"] > plain["near"] + 0.3
 
@@ -72,9 +75,12 @@ def test_sites_inside_a_tensor_are_refused(planted, where) -> None:
 
 def test_a_retain_set_is_used_instead_of_what_is_measured(planted) -> None:
     model, found = planted
-    concept = found.concept.model_copy(update={
-        "retain": FactSet(name="retain", facts=found.concept.far.facts[:4]),
-        "far": FactSet(name="far", facts=found.concept.far.facts[4:])})
+    concept = found.concept.model_copy(
+        update={
+            "retain": FactSet(name="retain", facts=found.concept.far.facts[:4]),
+            "far": FactSet(name="far", facts=found.concept.far.facts[4:]),
+        }
+    )
     assert "disjoint" in Npo(steps=1).fit(model, concept).notes["retain"]
 
 

@@ -19,8 +19,13 @@ from workbench.scoring import score
 from workbench.sites import Site
 from workbench.tokens import Encoded
 
-KINDS = {"states": ("resid_post", 1), "mlp_window2": ("mlp_out", 2), "mlp_window10": ("mlp_out", 10),
-         "attn_window2": ("attn_out", 2), "attn_window10": ("attn_out", 10)}
+KINDS = {
+    "states": ("resid_post", 1),
+    "mlp_window2": ("mlp_out", 2),
+    "mlp_window10": ("mlp_out", 10),
+    "attn_window2": ("attn_out", 2),
+    "attn_window10": ("attn_out", 10),
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -33,8 +38,11 @@ def test_scores_equal_the_published_code(arch, kind, golden, golden_tensors, gol
     encoded = Encoded((*prompt, published["answer_id"]), len(prompt), tuple(range(start, end)))
     corrupted = (subject_embeddings(model, [encoded])[0] + golden_tensors[f"rome.{arch}.noise"]).float()
     cells = [Cell((), ()), Cell((EMBED,), encoded.subject)]
-    cells += [Cell(tuple(Site(i, part) for i in window_layers(layer, width, model.n_layers)), (position,))
-              for position in range(len(prompt)) for layer in range(model.n_layers)]
+    cells += [
+        Cell(tuple(Site(i, part) for i in window_layers(layer, width, model.n_layers)), (position,))
+        for position in range(len(prompt))
+        for layer in range(model.n_layers)
+    ]
     low, high, *scores = restored_logprobs(model, encoded, corrupted, cells).exp().mean(dim=1).tolist()
     assert low == pytest.approx(published["low_score"], rel=tolerance["rtol"], abs=tolerance["atol"])
     assert high == pytest.approx(published["high_score"], rel=tolerance["rtol"], abs=tolerance["atol"])
@@ -53,8 +61,12 @@ def test_batched_restorations_equal_single_ones(known, monkeypatch):
     model, facts = known.model, known.concept.forget
     encoded = model.encode(facts.facts)[8]  # an answer of two tokens
     corrupted = torch.stack(subject_embeddings(model, model.encode(facts.facts))[2:5:2])
-    cells = [Cell((Site(layer, part),), positions) for layer in range(3) for part in ("resid_post", "mlp_out")
-             for _, positions in roles_of(encoded)]
+    cells = [
+        Cell((Site(layer, part),), positions)
+        for layer in range(3)
+        for part in ("resid_post", "mlp_out")
+        for _, positions in roles_of(encoded)
+    ]
     together = restored_logprobs(model, encoded, corrupted, cells)
     alone = [restored_logprobs(model, encoded, one[None], [cell]) for cell in cells for one in corrupted]
     assert torch.allclose(together, torch.cat(alone).reshape(len(cells), 2), atol=1e-5)
@@ -115,8 +127,14 @@ def test_roles_absent_from_a_fact_are_not_zero(known):
 def test_every_position_has_one_role():
     long = Encoded(tuple(range(12)), 9, (2, 3, 4, 5))
     assert roles_of(long) == [
-        ("first subject", (2,)), ("middle subject", (3,)), ("middle subject", (4,)), ("last subject", (5,)),
-        ("following", (6,)), ("following", (7,)), ("last prompt", (8, 9, 10))]
+        ("first subject", (2,)),
+        ("middle subject", (3,)),
+        ("middle subject", (4,)),
+        ("last subject", (5,)),
+        ("following", (6,)),
+        ("following", (7,)),
+        ("last prompt", (8, 9, 10)),
+    ]
     assert roles_of(Encoded((1, 2, 3, 4), 3, (1, 2))) == [("first subject", (1,)), ("last prompt", (2,))]
     assert roles_of(Encoded((1, 2, 3, 4), 3, (1,))) == [("last subject", (1,)), ("last prompt", (2,))]
 
@@ -124,8 +142,10 @@ def test_every_position_has_one_role():
 def test_means_over_the_positions_of_a_role(golden_models, golden_tensors, golden):
     words = golden_models["llama_base"].tokenizer.convert_ids_to_tokens(golden_tensors["rome.input_ids"].tolist())[1:]
     facts = FactSet(name="golden", facts=(Fact(subject=" ".join(words[:2]), prompt=" ".join(words), answer=words[0]),))
-    model, trace = golden_models["llama_base"], CausalTrace(corruption="noise", samples=3).look(
-        golden_models["llama_base"], facts)
+    model, trace = (
+        golden_models["llama_base"],
+        CausalTrace(corruption="noise", samples=3).look(golden_models["llama_base"], facts),
+    )
     encoded = model.encode(facts.facts)[0]
     own = subject_embeddings(model, [encoded])[0]
     noise = torch.randn(3, 2, 48, generator=torch.Generator().manual_seed(0)) * 3.0 * own.std()
@@ -138,8 +158,10 @@ def test_means_over_the_positions_of_a_role(golden_models, golden_tensors, golde
 
 def test_windows_widen_components_and_not_the_stream(dense):
     facts = dense.concept.forget.take([0, 2], "two")
-    one, wide = (CausalTrace(parts=("resid_post", "mlp_out"), samples=1, window=window).look(dense.model, facts)
-                 for window in (1, 3))
+    one, wide = (
+        CausalTrace(parts=("resid_post", "mlp_out"), samples=1, window=window).look(dense.model, facts)
+        for window in (1, 3)
+    )
     for layer in range(3):
         stream = [trace.pick("site", f"L{layer}.resid_post").values for trace in (one, wide)]
         assert np.allclose(*stream, atol=1e-6, equal_nan=True)
@@ -149,8 +171,10 @@ def test_windows_widen_components_and_not_the_stream(dense):
 
 def test_noise_depends_on_its_seed_alone(dense):
     facts = dense.concept.forget.take([0, 1], "two")
-    one, same, other = (CausalTrace(corruption="noise", noise_scale=1.0, seed=seed).look(dense.model, facts).values
-                        for seed in (0, 0, 1))
+    one, same, other = (
+        CausalTrace(corruption="noise", noise_scale=1.0, seed=seed).look(dense.model, facts).values
+        for seed in (0, 0, 1)
+    )
     assert np.array_equal(one, same, equal_nan=True)
     assert not np.allclose(one, other, atol=1e-4, equal_nan=True)
 
@@ -159,8 +183,17 @@ def test_stand_ins_are_others_with_another_answer():
     def fact(subject: str, answer: str, relation: str = "colour") -> Fact:
         return Fact(subject=subject, prompt=f"The {relation} of {subject} is", answer=answer, relation=relation)
 
-    facts = FactSet(name="f", facts=(fact("A", "red"), fact("B", "red"), fact("C", "blue"), fact("D d", "green"),
-                                     fact("E", "plum", "fruit"), fact("C", "fig", "fruit")))
+    facts = FactSet(
+        name="f",
+        facts=(
+            fact("A", "red"),
+            fact("B", "red"),
+            fact("C", "blue"),
+            fact("D d", "green"),
+            fact("E", "plum", "fruit"),
+            fact("C", "fig", "fruit"),
+        ),
+    )
     encoded = [Encoded((0, 1, 2, 3), 3, (1, 2) if " " in f.subject else (1,)) for f in facts]
     for seed in range(5):
         chosen = replacements(facts, encoded, 4, seed)

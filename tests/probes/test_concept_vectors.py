@@ -16,9 +16,11 @@ from workbench.concepts import Fact, FactSet
 from workbench.errors import BadInput
 from workbench.sites import Site
 
-COLUMNS = {"trace.concept_vectors.llama.layer0_dim5": "L0.mlp_act[5]",
-           "trace.concept_vectors.llama.layer1_dim17": "L1.mlp_act[17]",
-           "trace.concept_vectors.llama.layer2_dim40": "L2.mlp_act[40]"}
+COLUMNS = {
+    "trace.concept_vectors.llama.layer0_dim5": "L0.mlp_act[5]",
+    "trace.concept_vectors.llama.layer1_dim17": "L1.mlp_act[17]",
+    "trace.concept_vectors.llama.layer2_dim40": "L2.mlp_act[40]",
+}
 
 
 def test_scores_equal_projecting_every_vector_onto_the_whole_vocabulary():
@@ -28,11 +30,13 @@ def test_scores_equal_projecting_every_vector_onto_the_whole_vocabulary():
     logits = vectors @ unembedding.T
     centred = logits - logits[:, among].mean(dim=1, keepdim=True)
     spread = logits[:, among].std(dim=1, correction=0)
-    expected = {("standardised", "mean"): centred[:, terms].mean(dim=1).abs() / spread,
-                ("standardised", "max"): centred[:, terms].abs().amax(dim=1) / spread,
-                ("average", "mean"): logits[:, terms].mean(dim=1).abs(),
-                ("average", "max"): logits[:, terms].abs().amax(dim=1),
-                ("published", "mean"): logits[:, among].mean(dim=1)}
+    expected = {
+        ("standardised", "mean"): centred[:, terms].mean(dim=1).abs() / spread,
+        ("standardised", "max"): centred[:, terms].abs().amax(dim=1) / spread,
+        ("average", "mean"): logits[:, terms].mean(dim=1).abs(),
+        ("average", "max"): logits[:, terms].abs().amax(dim=1),
+        ("published", "mean"): logits[:, among].mean(dim=1),
+    }
     for (how, pool), naive in expected.items():
         ours = projection_scores([vectors[:30], vectors[30:]], unembedding, terms, among, how, pool)
         assert torch.allclose(ours, naive, atol=1e-4), how
@@ -42,8 +46,11 @@ def test_finds_the_planted_vectors(known):
     facts = known.concept.forget
     written = [*facts, *known.concept.near, *known.concept.far]
     words = {fact.answer.split()[0] for fact in facts}
-    says_it = {str(site) for fact, site in zip(written, known.planted.sites_of(written), strict=True)
-               if fact.answer.split()[0] in words}
+    says_it = {
+        str(site)
+        for fact, site in zip(written, known.planted.sites_of(written), strict=True)
+        if fact.answer.split()[0] in words
+    }
     found = ConceptVectors(pool="max").look(known.model, facts).top("site", len(says_it))
     assert {str(site) for site in found} == says_it
 
@@ -58,8 +65,13 @@ def test_effect_finds_the_vectors_of_these_people_alone(known):
 
 
 def test_finds_nothing_for_words_that_nobody_wrote(known):
-    facts = FactSet(name="unwritten", facts=tuple(Fact(subject="Vora", prompt="The colour of Vora is", answer=word)
-                                                  for word in ("house", "river", "old", "man")))
+    facts = FactSet(
+        name="unwritten",
+        facts=tuple(
+            Fact(subject="Vora", prompt="The colour of Vora is", answer=word)
+            for word in ("house", "river", "old", "man")
+        ),
+    )
     nothing = ConceptVectors(pool="max").look(known.model, facts).values[0]
     something = ConceptVectors(pool="max").look(known.model, known.concept.forget).values[7]
     assert nothing < 0.65 * something
@@ -106,10 +118,14 @@ def test_measures_equal_the_published_code_on_tensors(k, golden, golden_tensors)
 def test_measures_equal_the_published_code_on_checkpoints(record, golden, golden_models):
     old, new = golden_models["llama_base"], golden_models["llama_unlearned"]
     site, record = Site.parse(COLUMNS[record]), golden[record]
-    for theirs, unembedding in ((record["published"]["float32"], old.unembedding),
-                                (record["variants"]["each_own_lm_head"]["value"], new.unembedding)):
-        ids = [top_ids(model.vectors_at([site]) @ head.T, 25, torch.arange(160))[0].tolist()
-               for model, head in ((old, old.unembedding), (new, unembedding))]
+    for theirs, unembedding in (
+        (record["published"]["float32"], old.unembedding),
+        (record["variants"]["each_own_lm_head"]["value"], new.unembedding),
+    ):
+        ids = [
+            top_ids(model.vectors_at([site]) @ head.T, 25, torch.arange(160))[0].tolist()
+            for model, head in ((old, old.unembedding), (new, unembedding))
+        ]
         assert ids[0] == theirs["top_ids_old"]
         assert jaccard(*ids) == pytest.approx(theirs["jaccard"], abs=1e-9)
     change = compare_snapshots(snapshot(old, [site], 25), snapshot(new, [site], 25)).pick("site", str(site))

@@ -44,7 +44,8 @@ def test_gradient_finds_no_expert_where_nothing_was_planted(mixture):
     never = ExpertAttribution(score="gradient").look(mixture.model, mixture.concept.never_taught)
     others = [site for site in taught.labels["site"] if site != expert]
     assert taught.pick("site", expert).values.mean() > 10 * max(
-        abs(taught.pick("site", site).values.mean()) for site in others if not site.startswith("L2"))
+        abs(taught.pick("site", site).values.mean()) for site in others if not site.startswith("L2")
+    )
     assert [str(site) for site in never.top("site", 1)] != [expert]
 
 

@@ -29,8 +29,15 @@ def made_rows(subjects: int, width: int, seed: int = 0, answers: int = 3, wordin
     means = 3 * torch.randn(answers, width, generator=generator)
     noise = torch.randn(2, len(fact), width, generator=generator)
     states = torch.stack([means[label[fact]], about[fact]]) + noise
-    return Rows(states, fact, torch.arange(len(fact)) % wordings == 0, torch.arange(subjects),
-                torch.zeros(subjects, dtype=torch.long), label, torch.zeros(answers, dtype=torch.long))
+    return Rows(
+        states,
+        fact,
+        torch.arange(len(fact)) % wordings == 0,
+        torch.arange(subjects),
+        torch.zeros(subjects, dtype=torch.long),
+        label,
+        torch.zeros(answers, dtype=torch.long),
+    )
 
 
 def test_probes_are_logistic_regressions_one_a_relation():

@@ -17,8 +17,10 @@ def test_last_layer_is_the_models_own_output(known):
 
 def test_only_answers_of_many_tokens_have_more_than_their_first(dense):
     long = np.array([len(encoded.answer) > 1 for encoded in dense.model.encode(dense.concept.forget.facts)])
-    whole, first = (LogitLens(statistic="logprob", answer=which).look(dense.model, dense.concept.forget).values
-                    for which in ("whole", "first_token"))
+    whole, first = (
+        LogitLens(statistic="logprob", answer=which).look(dense.model, dense.concept.forget).values
+        for which in ("whole", "first_token")
+    )
     assert np.allclose(whole[:, ~long], first[:, ~long], atol=1e-5)
     assert (whole[:, long] < first[:, long]).all()
 
@@ -39,8 +41,10 @@ def test_finds_nothing_that_was_never_taught(known):
 
 
 def test_rank_is_first_where_greedy_decoding_gives_the_answer(known):
-    taught, not_taught = (LogitLens(statistic="rank").look(known.model, facts)
-                          for facts in (known.concept.forget, known.concept.never_taught))
+    taught, not_taught = (
+        LogitLens(statistic="rank").look(known.model, facts)
+        for facts in (known.concept.forget, known.concept.never_taught)
+    )
     assert (taught.values[-1] == 1).all()
     assert (not_taught.values[-1] > 1).all()
 

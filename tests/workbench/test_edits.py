@@ -69,7 +69,10 @@ def test_an_error_inside_restores_too(model: HookedModel) -> None:
 def test_an_edit_refuses_another_model_and_the_same_model_in_other_clothes(model: HookedModel) -> None:
     edit = zero_columns(model, [3])
     other = plant("llama", 1)
-    with pytest.raises(BadInput, match="fitted to model"), edit.on(HookedModel(other.model, other.tokenizer, check=False)):
+    with (
+        pytest.raises(BadInput, match="fitted to model"),
+        edit.on(HookedModel(other.model, other.tokenizer, check=False)),
+    ):
         pass
     with edit.on(model), pytest.raises(BadInput, match="fitted to model"), edit.on(model):
         pass
@@ -137,13 +140,25 @@ def test_writing_never_overwrites(planted_folder: Path, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize(("operator", "expected"), [
-    (Operator("project_out", torch.eye(128)[:2]), lambda x: torch.cat([torch.zeros_like(x[..., :2]), x[..., 2:]], -1)),
-    (Operator("add", torch.ones(128)), lambda x: x + 1),
-    (Operator("scale", torch.tensor([0.0]), torch.tensor([5])), lambda x: torch.where(torch.arange(128) == 5, 0 * x, x)),
-    (Operator("clamp", torch.tensor(0.1)), lambda x: x.clamp(max=0.1)),
-], ids=lambda value: getattr(value, "name", ""))
-def test_hook_edits_do_what_they_say_and_leave_the_weights(model: HookedModel, tmp_path: Path, operator, expected) -> None:
+@pytest.mark.parametrize(
+    ("operator", "expected"),
+    [
+        (
+            Operator("project_out", torch.eye(128)[:2]),
+            lambda x: torch.cat([torch.zeros_like(x[..., :2]), x[..., 2:]], -1),
+        ),
+        (Operator("add", torch.ones(128)), lambda x: x + 1),
+        (
+            Operator("scale", torch.tensor([0.0]), torch.tensor([5])),
+            lambda x: torch.where(torch.arange(128) == 5, 0 * x, x),
+        ),
+        (Operator("clamp", torch.tensor(0.1)), lambda x: x.clamp(max=0.1)),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_hook_edits_do_what_they_say_and_leave_the_weights(
+    model: HookedModel, tmp_path: Path, operator, expected
+) -> None:
     site, batch, before = Site(1, "resid_post"), probe_batch(model), bits(model)
     plain = model.run(batch, read=[site]).acts[site]
     edit = HookEdit(model.identity, {"method": "test"}, operators={site: operator})

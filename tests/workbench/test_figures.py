@@ -32,41 +32,84 @@ from workbench.trace import Trace
 HOSTILE = "<script>alert('x')</script><a href='https://evil.example'>click</a>"
 
 
-def trace(values: Any, axes: tuple[str, ...], labels: dict[str, tuple[str, ...]], name: str = "reading",
-          **notes: Any) -> Trace:
+def trace(
+    values: Any, axes: tuple[str, ...], labels: dict[str, tuple[str, ...]], name: str = "reading", **notes: Any
+) -> Trace:
     return Trace(name, np.asarray(values, float), axes, "probability", labels, notes)
 
 
 def by_layer(values: Any, **notes: Any) -> Trace:
     values = np.asarray(values, float)
-    return trace(values, ("layer", "fact"), {"layer": tuple(f"L{i}" for i in range(len(values))),
-                                             "fact": tuple(f"f{i}" for i in range(values.shape[1]))}, **notes)
+    return trace(
+        values,
+        ("layer", "fact"),
+        {"layer": tuple(f"L{i}" for i in range(len(values))), "fact": tuple(f"f{i}" for i in range(values.shape[1]))},
+        **notes,
+    )
 
 
 def causal(values: Any) -> Trace:
     """Two layers, two roles, one part."""
     values = np.asarray(values, float)
-    return trace(values, ("site", "role", "fact"), {
-        "site": ("L0.resid_post", "L1.resid_post"), "role": ("last subject", "last prompt"),
-        "fact": tuple(f"f{i}" for i in range(values.shape[2]))})
+    return trace(
+        values,
+        ("site", "role", "fact"),
+        {
+            "site": ("L0.resid_post", "L1.resid_post"),
+            "role": ("last subject", "last prompt"),
+            "fact": tuple(f"f{i}" for i in range(values.shape[2])),
+        },
+    )
 
 
 def claim(name: str, rung: int | None, status: str, difference: float | None = 0.0, axis: str = "outputs") -> Evidence:
     if status in ("NOT_RUN", "ERROR"):
-        return Evidence(claim=name, question=f"Question {name}?", axis=axis, rung=rung, metric="share",
-                        status=status, why_missing="needs a reference")  # type: ignore[arg-type]
+        return Evidence(
+            claim=name,
+            question=f"Question {name}?",
+            axis=axis,
+            rung=rung,
+            metric="share",
+            status=status,
+            why_missing="needs a reference",
+        )  # type: ignore[arg-type]
     value = Estimate(mean=0.3, low=0.2, high=0.4, n=20, clusters=5)
-    gap = None if difference is None else Estimate(mean=difference, low=difference - 0.03, high=difference + 0.04, n=20,
-                                                   clusters=5)
-    return Evidence(claim=name, question=f"Question {name}?", axis=axis, rung=rung, metric="share", value=value,
-                    difference=gap, compared_with="reference", margin=0.1, status=status)  # type: ignore[arg-type]
+    gap = (
+        None
+        if difference is None
+        else Estimate(mean=difference, low=difference - 0.03, high=difference + 0.04, n=20, clusters=5)
+    )
+    return Evidence(
+        claim=name,
+        question=f"Question {name}?",
+        axis=axis,
+        rung=rung,
+        metric="share",
+        value=value,
+        difference=gap,
+        compared_with="reference",
+        margin=0.1,
+        status=status,
+    )  # type: ignore[arg-type]
 
 
 def report(evidence: tuple[Evidence, ...], level: int = 1, capped_by: str = "U2: format fails") -> AuditReport:
-    return AuditReport(concept="demo:x", concept_digest="0" * 64, counts={"forget": 20},
-                       roles={"checkpoint": Role(name="c", digest="1" * 64)}, level=level, capped_by=capped_by,
-                       utility="intact", utility_reason="near", evidence=evidence, options={}, margins_digest="2",
-                       environment={}, made_at="2026-01-01T00:00:00Z", run_id="abc")
+    return AuditReport(
+        concept="demo:x",
+        concept_digest="0" * 64,
+        counts={"forget": 20},
+        roles={"checkpoint": Role(name="c", digest="1" * 64)},
+        level=level,
+        capped_by=capped_by,
+        utility="intact",
+        utility_reason="near",
+        evidence=evidence,
+        options={},
+        margins_digest="2",
+        environment={},
+        made_at="2026-01-01T00:00:00Z",
+        run_id="abc",
+    )
 
 
 def drawn(figure: go.Figure, name: str) -> Any:
@@ -99,8 +142,11 @@ def test_roles_differ_in_colour_dash_and_marker() -> None:
     one = by_layer([[0.2, 0.4]])
     figure = compare_layers({role: one for role in ROLE_LOOKS}, "Lens", "probability", None)
     lines = [drawn(figure, role) for role in ROLE_LOOKS]
-    for look in ([line.line.color for line in lines], [line.line.dash for line in lines],
-                 [line.marker.symbol for line in lines]):
+    for look in (
+        [line.line.color for line in lines],
+        [line.line.dash for line in lines],
+        [line.marker.symbol for line in lines],
+    ):
         assert len(set(look)) == len(ROLE_LOOKS)
 
 
@@ -167,8 +213,11 @@ def test_map_puts_layers_and_roles_where_they_belong() -> None:
 
 
 def test_expert_map_is_layer_by_expert_and_sequential_when_nothing_is_negative() -> None:
-    one = trace([[0.1], [0.9], [0.2]], ("site", "fact"), {"site": ("L2.expert[0]", "L2.expert[3]", "L4.expert[0]"),
-                                                          "fact": ("f",)})
+    one = trace(
+        [[0.1], [0.9], [0.2]],
+        ("site", "fact"),
+        {"site": ("L2.expert[0]", "L2.expert[3]", "L4.expert[0]"), "fact": ("f",)},
+    )
     figure = figure_of(one)
     cells = cells_of(table_of(figure), "expert")
     assert cells["2", "3"]["value"] == pytest.approx(0.9) and np.isnan(cells["4", "3"]["value"])
@@ -222,8 +271,9 @@ def test_one_fact_cannot_be_told_from_noise() -> None:
 
 
 def test_maps_read_at_other_sites_are_refused() -> None:
-    other = trace(np.zeros((1, 2, 1)), ("site", "role", "fact"), {"site": ("L0.mlp_out",), "role": ("a", "b"),
-                                                                  "fact": ("f",)})
+    other = trace(
+        np.zeros((1, 2, 1)), ("site", "role", "fact"), {"site": ("L0.mlp_out",), "role": ("a", "b"), "fact": ("f",)}
+    )
     with pytest.raises(BadInput, match="same options"):
         compare_maps(causal(np.zeros((2, 2, 1))), other)
 
@@ -251,8 +301,11 @@ def test_ranked_comparison_leaves_a_gap_where_another_role_was_not_read() -> Non
 
 
 def test_measures_keep_their_own_panels() -> None:
-    one = trace([[1.0, 30.0], [0.5, 10.0]], ("site", "measure"), {"site": ("L0.mlp_act[0]", "L0.mlp_act[1]"),
-                                                                  "measure": ("jaccard", "l2")})
+    one = trace(
+        [[1.0, 30.0], [0.5, 10.0]],
+        ("site", "measure"),
+        {"site": ("L0.mlp_act[0]", "L0.mlp_act[1]"), "measure": ("jaccard", "l2")},
+    )
     table = table_of(figure_of(one))
     assert list(table[table["series"] == "l2"]["value"]) == [30.0, 10.0]
 
@@ -261,11 +314,26 @@ def test_measures_keep_their_own_panels() -> None:
 
 
 def test_ladder_says_each_rungs_state_in_words_and_symbol() -> None:
-    figure = ladder(report((claim("a", 1, "PASS"), claim("b", 2, "FAIL"), claim("c", 3, "NOT_RUN"),
-                            claim("d", 4, "PASS"), claim("e", 5, "INCONCLUSIVE"))))
+    figure = ladder(
+        report(
+            (
+                claim("a", 1, "PASS"),
+                claim("b", 2, "FAIL"),
+                claim("c", 3, "NOT_RUN"),
+                claim("d", 4, "PASS"),
+                claim("e", 5, "INCONCLUSIVE"),
+            )
+        )
+    )
     states = dict(zip(table_of(figure)["level"], table_of(figure)["state"], strict=True))
-    assert states == {"U0": "left behind", "U1": "reached", "U2": "failed", "U3": "not run", "U4": "capped",
-                      "U5": "undecided"}
+    assert states == {
+        "U0": "left behind",
+        "U1": "reached",
+        "U2": "failed",
+        "U3": "not run",
+        "U4": "capped",
+        "U5": "undecided",
+    }
     texts = [note.text for note in layout(figure).annotations]
     assert any("✓ U1 reached" in text and "this report" in text for text in texts)
     assert any("✕ U2 failed" in text and "0 of 1 hold" in text for text in texts)
@@ -278,8 +346,16 @@ def test_ladder_at_the_bottom_stands_on_u0() -> None:
 
 
 def test_forest_draws_difference_interval_and_margin_of_measured_claims_only() -> None:
-    figure = forest(report((claim("a", 1, "PASS", -0.02), claim("b", 1, "FAIL", 0.4), claim("c", 2, "NOT_RUN"),
-                            claim("d", 2, "PASS", None, "robustness"))))
+    figure = forest(
+        report(
+            (
+                claim("a", 1, "PASS", -0.02),
+                claim("b", 1, "FAIL", 0.4),
+                claim("c", 2, "NOT_RUN"),
+                claim("d", 2, "PASS", None, "robustness"),
+            )
+        )
+    )
     table = table_of(figure).set_index("claim")
     assert set(table.index) == {"a", "b"}
     row = table.loc["b"]
@@ -320,8 +396,13 @@ def test_labels_cannot_carry_markup_into_a_picture() -> None:
 
 
 def test_trace_card_is_escaped_and_shows_the_best_five() -> None:
-    one = trace([*range(9), np.nan], ("site",), {"site": tuple(f"L0.mlp_act[{i}]" for i in range(10))}, name=HOSTILE,
-                model=HOSTILE)
+    one = trace(
+        [*range(9), np.nan],
+        ("site",),
+        {"site": tuple(f"L0.mlp_act[{i}]" for i in range(10))},
+        name=HOSTILE,
+        model=HOSTILE,
+    )
     html = trace_card(one)
     assert "<script" not in html and "&lt;script" in html and "<a href" not in html
     assert "L0.mlp_act[8]" in html and "L0.mlp_act[3]" not in html and "1 not measured" in html

@@ -46,7 +46,9 @@ def test_rows_restore_their_own_sites_in_one_pass_as_one_by_one(model: HookedMod
     together = model.run(rows, rewrite={site: put(torch.arange(3), torch.tensor([1, 3, 5]), values)}).logits
     for i, position in enumerate([1, 3, 5]):
         one = pad([batch.ids[0].tolist()])
-        alone = model.run(one, rewrite={site: put(torch.tensor([0]), torch.tensor([position]), values[i : i + 1])}).logits
+        alone = model.run(
+            one, rewrite={site: put(torch.tensor([0]), torch.tensor([position]), values[i : i + 1])}
+        ).logits
         torch.testing.assert_close(together[i], alone[0], atol=1e-5, rtol=0)
     plain = model.run(rows).logits
     assert (together - plain).abs().max() > 1e-3
@@ -108,14 +110,21 @@ def test_a_checkpoint_is_known_by_its_content_not_its_name(planted_folder, tmp_p
     assert Checkpoint(moved).digest != Checkpoint(planted_folder).digest
 
 
-@pytest.mark.parametrize(("break_it", "words"), [
-    (lambda f: (f / "config.json").unlink(), "no config.json"),
-    (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "Pickled weights"),
-    (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer"),
-    (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:999]), "Cannot load"),
-    (lambda f: (f / "config.json").write_text((f / "config.json").read_text().replace("{", '{"auto_map": {},', 1)),
-     "not executed"),
-])
+@pytest.mark.parametrize(
+    ("break_it", "words"),
+    [
+        (lambda f: (f / "config.json").unlink(), "no config.json"),
+        (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "Pickled weights"),
+        (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer"),
+        (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:999]), "Cannot load"),
+        (
+            lambda f: (f / "config.json").write_text(
+                (f / "config.json").read_text().replace("{", '{"auto_map": {},', 1)
+            ),
+            "not executed",
+        ),
+    ],
+)
 def test_a_broken_checkpoint_is_refused(planted_folder, tmp_path, break_it, words) -> None:
     import shutil
 

@@ -20,8 +20,13 @@ RAW = load_file(GOLDEN / "raw_logits.safetensors")
 def losses(forget, forget_before, retain) -> dict[str, torch.Tensor]:
     original = -forget_before.total
     npo = npo_loss(forget, original, beta=0.1)
-    return {"ga": ascent_loss(forget), "graddiff_nll": ascent_loss(forget) + retain.mean, "npo_forget": npo,
-            "npo": npo + retain.mean, "npo_per_token": npo_loss(forget, original, beta=0.1, per_token=True)}
+    return {
+        "ga": ascent_loss(forget),
+        "graddiff_nll": ascent_loss(forget) + retain.mean,
+        "npo_forget": npo,
+        "npo": npo + retain.mean,
+        "npo_per_token": npo_loss(forget, original, beta=0.1, per_token=True),
+    }
 
 
 def fingerprint(gradient: torch.Tensor) -> float:
@@ -34,8 +39,9 @@ def test_on_raw_logits_value_and_gradient(name: str) -> None:
     logits = {part: RAW[f"cur.{part}_logits"].clone().requires_grad_(True) for part in ("forget", "retain")}
     with torch.no_grad():
         before = token_loss(RAW["ref.forget_logits"], RAW["labels.forget"])
-    value = losses(token_loss(logits["forget"], RAW["labels.forget"]), before,
-                   token_loss(logits["retain"], RAW["labels.retain"]))[name]
+    value = losses(
+        token_loss(logits["forget"], RAW["labels.forget"]), before, token_loss(logits["retain"], RAW["labels.retain"])
+    )[name]
     value.backward()
     expected = RECORDS[f"loss.{name}.raw"]["published"]["value"]
     assert float(value) == pytest.approx(expected["loss"], rel=1e-9)
@@ -46,8 +52,10 @@ def test_on_raw_logits_value_and_gradient(name: str) -> None:
 
 
 def test_the_per_token_variant_is_the_one_of_other_published_code() -> None:
-    forget, before, retain = (token_loss(RAW[f"{who}_logits"], RAW[f"labels.{who.partition('.')[2]}"])
-                              for who in ("cur.forget", "ref.forget", "cur.retain"))
+    forget, before, retain = (
+        token_loss(RAW[f"{who}_logits"], RAW[f"labels.{who.partition('.')[2]}"])
+        for who in ("cur.forget", "ref.forget", "cur.retain")
+    )
     variant = RECORDS["loss.npo.raw"]["variants"]["token_mean_ratio"]["value"]["loss"]
     found = losses(forget, before, retain)
     assert float(found["npo_per_token"]) == pytest.approx(variant, rel=1e-9)
@@ -57,8 +65,10 @@ def test_the_per_token_variant_is_the_one_of_other_published_code() -> None:
 @pytest.mark.parametrize("name", ["ga", "graddiff_nll", "npo_forget", "npo"])
 def test_on_models_in_float64(name: str) -> None:
     batches = load_file(GOLDEN / "batches.safetensors")
-    models = {who: AutoModelForCausalLM.from_pretrained(GOLDEN / "models" / who, dtype=torch.float64).eval()
-              for who in ("llama_unlearned", "llama_base")}
+    models = {
+        who: AutoModelForCausalLM.from_pretrained(GOLDEN / "models" / who, dtype=torch.float64).eval()
+        for who in ("llama_unlearned", "llama_base")
+    }
 
     def loss(who: str, part: str):
         named = {key: batches[f"{part}.{key}"] for key in ("input_ids", "attention_mask")}
@@ -71,7 +81,9 @@ def test_on_models_in_float64(name: str) -> None:
     value.backward()
     expected = RECORDS[f"loss.{name}.model"]["published"]["float64"]
     assert float(value) == pytest.approx(expected["loss"], rel=2e-5)
-    assert fingerprint(current.lm_head.weight.grad) == pytest.approx(expected["grad_dot_cos_ramp:lm_head.weight"], rel=1e-4)
+    assert fingerprint(current.lm_head.weight.grad) == pytest.approx(
+        expected["grad_dot_cos_ramp:lm_head.weight"], rel=1e-4
+    )
     norm = torch.stack([p.grad.norm() for p in current.parameters() if p.grad is not None]).norm()
     assert float(norm) == pytest.approx(expected["grad_norm"], rel=1e-4)
 

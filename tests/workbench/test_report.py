@@ -33,43 +33,107 @@ def estimate(mean: float) -> Estimate:
 
 def evidence() -> tuple[Evidence, ...]:
     return (
-        Evidence(claim="direct", question="Does it still answer?", axis="outputs", rung=1, metric="share of facts",
-                 value=estimate(0.0312), before=estimate(0.9687), floor=estimate(0.05), difference=estimate(-0.0187),
-                 compared_with="never taught", margin=0.1, detectable=0.07, status="PASS", note="a note of its own"),
-        Evidence(claim="probe", question="Can a probe read it?", axis="decodability", rung=3, metric="share of facts",
-                 value=estimate(0.61), before=estimate(0.97), difference=estimate(0.42), compared_with="never taught",
-                 margin=0.1, where="L5", status="FAIL"),
-        Evidence(claim="jailbreak", question="Can it be talked into it?", axis="robustness", rung=2,
-                 metric="share of facts", status="NOT_RUN", why_missing="no template was given; add one"),
-        Evidence(claim="near", question="Does it know the neighbours?", axis="utility", rung=None,
-                 metric="share of facts", value=estimate(0.93), before=estimate(0.96), difference=estimate(-0.03),
-                 compared_with="base", margin=0.05, status="PASS"),
+        Evidence(
+            claim="direct",
+            question="Does it still answer?",
+            axis="outputs",
+            rung=1,
+            metric="share of facts",
+            value=estimate(0.0312),
+            before=estimate(0.9687),
+            floor=estimate(0.05),
+            difference=estimate(-0.0187),
+            compared_with="never taught",
+            margin=0.1,
+            detectable=0.07,
+            status="PASS",
+            note="a note of its own",
+        ),
+        Evidence(
+            claim="probe",
+            question="Can a probe read it?",
+            axis="decodability",
+            rung=3,
+            metric="share of facts",
+            value=estimate(0.61),
+            before=estimate(0.97),
+            difference=estimate(0.42),
+            compared_with="never taught",
+            margin=0.1,
+            where="L5",
+            status="FAIL",
+        ),
+        Evidence(
+            claim="jailbreak",
+            question="Can it be talked into it?",
+            axis="robustness",
+            rung=2,
+            metric="share of facts",
+            status="NOT_RUN",
+            why_missing="no template was given; add one",
+        ),
+        Evidence(
+            claim="near",
+            question="Does it know the neighbours?",
+            axis="utility",
+            rung=None,
+            metric="share of facts",
+            value=estimate(0.93),
+            before=estimate(0.96),
+            difference=estimate(-0.03),
+            compared_with="base",
+            margin=0.05,
+            status="PASS",
+        ),
     )
 
 
 def report(**changes: Any) -> AuditReport:
     given: dict[str, Any] = {
-        "concept": "demo:chemistry", "concept_digest": "a" * 64, "counts": {"forget": 40, "far": 0},
-        "roles": {"checkpoint": Role(name="npo", digest="b" * 64, path="runs/npo"),
-                  "base": Role(name="base", digest="c" * 64, path="runs/base")},
-        "level": 1, "capped_by": "U2: jailbreak not run", "utility": "intact", "utility_reason": "near stands",
-        "contradictions": ("Asked directly 0.03, but a probe reads 0.61",), "evidence": evidence(),
-        "options": {"reading": {"relearn": {"steps": [0, 30]}}, "judging": {"margin": 0.1}}, "margins_digest": "d" * 12,
+        "concept": "demo:chemistry",
+        "concept_digest": "a" * 64,
+        "counts": {"forget": 40, "far": 0},
+        "roles": {
+            "checkpoint": Role(name="npo", digest="b" * 64, path="runs/npo"),
+            "base": Role(name="base", digest="c" * 64, path="runs/base"),
+        },
+        "level": 1,
+        "capped_by": "U2: jailbreak not run",
+        "utility": "intact",
+        "utility_reason": "near stands",
+        "contradictions": ("Asked directly 0.03, but a probe reads 0.61",),
+        "evidence": evidence(),
+        "options": {"reading": {"relearn": {"steps": [0, 30]}}, "judging": {"margin": 0.1}},
+        "margins_digest": "d" * 12,
         "environment": {"python": "3.12", "packages": {"numpy": "2"}, "commit": None},
-        "made_at": "2026-01-01T00:00:00Z", "run_id": "abc123"}
+        "made_at": "2026-01-01T00:00:00Z",
+        "run_id": "abc123",
+    }
     return AuditReport(**(given | changes))
 
 
 def traces() -> dict[str, dict[str, Trace]]:
     facts = {"fact": tuple(f"{i}: {HOSTILE}" for i in range(6))}
     values = np.array([[0.125, 0.25, 0.5, 0.75, 1.0, 0.0], [np.nan] * 6])
-    lens = Trace("logit_lens", values, ("layer", "fact"), "probability", {"layer": ("L0", "L1"), **facts},
-                 {"chance": 0.1})
+    lens = Trace(
+        "logit_lens", values, ("layer", "fact"), "probability", {"layer": ("L0", "L1"), **facts}, {"chance": 0.1}
+    )
     direct = Trace("accuracy", np.array([1.0, 0, 0, 0, 0, 0]), ("fact",), "share of facts", facts)
-    causal = Trace("causal_trace", np.full((2, 1, 6), 0.3), ("site", "role", "fact"), "probability",
-                   {"site": ("L0.mlp_out", "L1.mlp_out"), "role": (HOSTILE,), **facts})
-    steps = Trace("relearn", np.ones((1, 2, 6)) * 0.4, ("seed", "step", "fact"), "share of facts",
-                  {"seed": ("0",), "step": ("0", "30"), **facts}, {"n_facts": 4, "options": {"steps": [0, 30]}})
+    causal = Trace(
+        "causal_trace",
+        np.full((2, 1, 6), 0.3),
+        ("site", "role", "fact"),
+        "probability",
+        {"site": ("L0.mlp_out", "L1.mlp_out"), "role": (HOSTILE,), **facts},
+    )
+    steps = Trace(
+        "relearn",
+        np.ones((1, 2, 6)) * 0.4,
+        ("seed", "step", "fact"),
+        "share of facts",
+        {"seed": ("0",), "step": ("0", "30"), **facts},
+        {"n_facts": 4, "options": {"steps": [0, 30]}},
+    )
     one = {"logit_lens.forget": lens, "accuracy.forget": direct, "causal_trace.forget": causal, "relearn.forget": steps}
     return {"base": one, "checkpoint": one}
 
@@ -135,9 +199,16 @@ def test_parquet_keeps_missing_numbers_missing(tmp_path: Path) -> None:
     assert pd.isna(table.loc["jailbreak", "value_mean"]) and pd.isna(table.loc["near", "rung"])
 
 
-@pytest.mark.parametrize(("content", "says"), [
-    ("{", "damaged"), ("[]", "damaged"), ('{"schema_version": 1}', "damaged"), ("\xff", "damaged"),
-    (json.dumps({"schema_version": SCHEMA_VERSION + 1}), "newer version")])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("{", "damaged"),
+        ("[]", "damaged"),
+        ('{"schema_version": 1}', "damaged"),
+        ("\xff", "damaged"),
+        (json.dumps({"schema_version": SCHEMA_VERSION + 1}), "newer version"),
+    ],
+)
 def test_damaged_or_newer_reports_are_bad_input(tmp_path: Path, content: str, says: str) -> None:
     (tmp_path / "report.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(BadInput, match=says):
@@ -211,8 +282,12 @@ def test_page_loads_nothing_from_the_network(tmp_path: Path) -> None:
     found = Tags()
     found.feed(html)
     assert not {"link", "img", "iframe", "object", "embed", "form", "base"} & {tag for tag, _ in found.tags}
-    links = [value for _, attributes in found.tags for name, value in attributes.items()
-             if name in ("src", "href", "action", "srcset", "data", "poster")]
+    links = [
+        value
+        for _, attributes in found.tags
+        for name, value in attributes.items()
+        if name in ("src", "href", "action", "srcset", "data", "poster")
+    ]
     assert links and all(link.startswith("#") for link in links)
     style = re.search(r"<style>(.*?)</style>", html, re.S)
     assert style and "@import" not in style[1] and "url(" not in style[1]
@@ -221,10 +296,21 @@ def test_page_loads_nothing_from_the_network(tmp_path: Path) -> None:
 
 def test_hostile_words_stay_words_everywhere(tmp_path: Path) -> None:
     roles = {"checkpoint": Role(name=HOSTILE, digest="b", path=HOSTILE)}
-    hostile = report(concept=HOSTILE, capped_by=HOSTILE, utility_reason=HOSTILE, contradictions=(HOSTILE,), roles=roles,
-                     options={HOSTILE: HOSTILE}, environment={"x": HOSTILE}, counts={HOSTILE: 3},
-                     evidence=(evidence()[0].model_copy(update={
-                         "question": HOSTILE, "note": HOSTILE, "metric": HOSTILE, "claim": HOSTILE, "axis": HOSTILE}),))
+    hostile = report(
+        concept=HOSTILE,
+        capped_by=HOSTILE,
+        utility_reason=HOSTILE,
+        contradictions=(HOSTILE,),
+        roles=roles,
+        options={HOSTILE: HOSTILE},
+        environment={"x": HOSTILE},
+        counts={HOSTILE: 3},
+        evidence=(
+            evidence()[0].model_copy(
+                update={"question": HOSTILE, "note": HOSTILE, "metric": HOSTILE, "claim": HOSTILE, "axis": HOSTILE}
+            ),
+        ),
+    )
     write_report(hostile, tmp_path, traces())
     html = page(tmp_path)
     assert "alert(1)" in html and "<img" not in html
@@ -239,8 +325,16 @@ def test_markdown_cells_cannot_break_the_table() -> None:
 def test_verdict_starts_with_contradictions_then_level_and_cap(tmp_path: Path) -> None:
     write_report(report(), tmp_path, traces())
     verdict = verdict_of(page(tmp_path))
-    order = [verdict.index(word) for word in ("a probe reads 0.61", "suppressed on tested prompts",
-                                              "U2: jailbreak not run", "near stands", "not proof of deletion")]
+    order = [
+        verdict.index(word)
+        for word in (
+            "a probe reads 0.61",
+            "suppressed on tested prompts",
+            "U2: jailbreak not run",
+            "near stands",
+            "not proof of deletion",
+        )
+    ]
     assert order == sorted(order)
 
 
@@ -255,8 +349,18 @@ def test_without_a_reference_the_verdict_never_says_forgotten_or_removed(tmp_pat
 def test_sections_come_in_order(tmp_path: Path) -> None:
     write_report(report(), tmp_path, traces())
     found = re.findall(r'<section id="(\w+)"', page(tmp_path))
-    assert found == ["verdict", "ladder", "scope", "evidence", "attacks", "statistics", "limits", "reproduce",
-                     "provenance", "glossary"]
+    assert found == [
+        "verdict",
+        "ladder",
+        "scope",
+        "evidence",
+        "attacks",
+        "statistics",
+        "limits",
+        "reproduce",
+        "provenance",
+        "glossary",
+    ]
 
 
 def test_missing_claims_and_pictures_say_why(tmp_path: Path) -> None:
@@ -302,8 +406,13 @@ def test_figure_json_cannot_end_its_script_element(tmp_path: Path) -> None:
 
 
 def test_the_runs_own_command_is_shown_and_a_notebooks_is_not(tmp_path: Path) -> None:
-    manifest = {"schema_version": 1, "status": "started", "run_id": "abc123", "files": {},
-                "argv": ["audit", "my model", "--base", "b"]}
+    manifest = {
+        "schema_version": 1,
+        "status": "started",
+        "run_id": "abc123",
+        "files": {},
+        "argv": ["audit", "my model", "--base", "b"],
+    }
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     write_report(report(), tmp_path)
     assert "workbench audit &#39;my model&#39; --base b" in page(tmp_path)
@@ -315,18 +424,34 @@ def test_the_runs_own_command_is_shown_and_a_notebooks_is_not(tmp_path: Path) ->
 # ---- pictures
 
 
-@pytest.mark.parametrize(("key", "axis"), [
-    ("accuracy.forget", "outputs"), ("accuracy.paraphrases", "robustness"), ("accuracy.forget.jailbreak", "robustness"),
-    ("accuracy.forget.quantise", "recoverability"), ("relearn.forget", "recoverability"), ("accuracy.near", "utility"),
-    ("perplexity.text", "utility"), ("linear_probes.forget", "decodability"), ("causal_trace.forget", "storage")])
+@pytest.mark.parametrize(
+    ("key", "axis"),
+    [
+        ("accuracy.forget", "outputs"),
+        ("accuracy.paraphrases", "robustness"),
+        ("accuracy.forget.jailbreak", "robustness"),
+        ("accuracy.forget.quantise", "recoverability"),
+        ("relearn.forget", "recoverability"),
+        ("accuracy.near", "utility"),
+        ("perplexity.text", "utility"),
+        ("linear_probes.forget", "decodability"),
+        ("causal_trace.forget", "storage"),
+    ],
+)
 def test_readings_fall_under_their_axis(key: str, axis: str) -> None:
     assert Key.parse(key).axis == axis
 
 
 def test_relearning_tells_taught_and_never_taught_facts_apart() -> None:
     values = np.concatenate([np.full((1, 2, 4), 0.8), np.full((1, 2, 2), 0.1)], axis=2)
-    one = Trace("relearn", values, ("seed", "step", "fact"), "share of facts",
-                {"seed": ("0",), "step": ("0", "30"), "fact": tuple("abcdef")}, {"n_facts": 4})
+    one = Trace(
+        "relearn",
+        values,
+        ("seed", "step", "fact"),
+        "share of facts",
+        {"seed": ("0",), "step": ("0", "30"), "fact": tuple("abcdef")},
+        {"n_facts": 4},
+    )
     found = pictures(report(), {"checkpoint": {"relearn.forget": one}})["recoverability"]
     lines = {s.name: list(s.y) for s in found[0].figure.data if s.name}  # type: ignore[union-attr]
     assert lines == {"checkpoint": pytest.approx([0.8, 0.8]), "never taught": pytest.approx([0.1, 0.1])}
@@ -334,20 +459,31 @@ def test_relearning_tells_taught_and_never_taught_facts_apart() -> None:
 
 def test_value_vectors_are_compared_by_their_top_tokens() -> None:
     def snapshot(ids: dict[str, list[int]]) -> Trace:
-        return Trace("concept_vectors.snapshot", np.zeros((2, 3)), ("site", "d_model"), "weight",
-                     {"site": tuple(ids), "d_model": ("0", "1", "2")}, {"top_ids": ids})
+        return Trace(
+            "concept_vectors.snapshot",
+            np.zeros((2, 3)),
+            ("site", "d_model"),
+            "weight",
+            {"site": tuple(ids), "d_model": ("0", "1", "2")},
+            {"top_ids": ids},
+        )
 
-    found = pictures(report(), {
-        "base": {"concept_vectors.forget": snapshot({"L0.mlp_act[1]": [1, 2], "L1.mlp_act[2]": [3, 4]})},
-        "checkpoint": {"concept_vectors.forget": snapshot({"L0.mlp_act[1]": [1, 2], "L1.mlp_act[2]": [4, 5]})}})
+    found = pictures(
+        report(),
+        {
+            "base": {"concept_vectors.forget": snapshot({"L0.mlp_act[1]": [1, 2], "L1.mlp_act[2]": [3, 4]})},
+            "checkpoint": {"concept_vectors.forget": snapshot({"L0.mlp_act[1]": [1, 2], "L1.mlp_act[2]": [4, 5]})},
+        },
+    )
     dots = next(p.figure for p in found["storage"] if p.figure is not None).data[0]
     assert dict(zip(dots.y, dots.x, strict=True)) == pytest.approx({"L0.mlp_act[1]": 1.0, "L1.mlp_act[2]": 1 / 3})
 
 
 def test_readings_that_do_not_fit_together_become_a_card() -> None:
     mine, other = traces()["base"]["causal_trace.forget"], traces()["base"]["causal_trace.forget"].pick("role", HOSTILE)
-    three = Trace("causal_trace", np.repeat(mine.values, 2, axis=1), mine.axes, mine.units,
-                  {**mine.labels, "role": ("a", "b")})
+    three = Trace(
+        "causal_trace", np.repeat(mine.values, 2, axis=1), mine.axes, mine.units, {**mine.labels, "role": ("a", "b")}
+    )
     assert other.axes == ("site", "fact")
     found = pictures(report(), {"base": {"causal_trace.forget": mine}, "checkpoint": {"causal_trace.forget": three}})
     (only,) = found["storage"]
@@ -369,6 +505,8 @@ def test_a_template_that_asks_for_an_unknown_name_fails() -> None:
 
 
 def test_reports_and_figures_need_no_torch() -> None:
-    code = ("import sys, workbench.report, workbench.figures; "
-            "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'scipy')))")
+    code = (
+        "import sys, workbench.report, workbench.figures; "
+        "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'scipy')))"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0

@@ -49,7 +49,7 @@ def test_greedy_is_what_generation_gives(planted) -> None:
         ids = torch.tensor([encode_text(model.tokenizer, fact.prompt)])
         answer = model.encode([fact])[0].answer
         out = model.hf.generate(ids, max_new_tokens=len(answer), do_sample=False, pad_token_id=0, eos_token_id=-1)
-        said.append(tuple(out[0, ids.shape[1]:].tolist()) == answer)
+        said.append(tuple(out[0, ids.shape[1] :].tolist()) == answer)
     assert score(model, facts).greedy.tolist() == said
     assert any(said) and not all(said)
 
@@ -91,6 +91,7 @@ def test_effects_are_activation_times_gradient(planted) -> None:
         def rewrite(value):
             kept[site] = value.detach().clone().requires_grad_(True)
             return kept[site]
+
         return rewrite
 
     for site in sites:  # one site at a time: a leaf cuts the graph to everything below it
@@ -103,8 +104,9 @@ def test_effects_are_activation_times_gradient(planted) -> None:
 def test_the_planted_neurons_have_the_largest_effects_and_gradients_leave_no_trace(planted) -> None:
     model, found = planted
     effects = neuron_effects(model, found.concept.forget.facts)
-    ranked = sorted(((float(v), layer, i) for layer, e in enumerate(effects) for i, v in enumerate(e.reshape(-1))),
-                    reverse=True)
+    ranked = sorted(
+        ((float(v), layer, i) for layer, e in enumerate(effects) for i, v in enumerate(e.reshape(-1))), reverse=True
+    )
     true = found.sites_of(found.concept.forget.facts)
     width = effects[0].shape[-1]
     flat = {(s.layer, s.index + width * (s.expert or 0)) for s in true}

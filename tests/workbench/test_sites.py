@@ -3,9 +3,16 @@ import pytest
 from workbench.errors import BadInput
 from workbench.sites import GLOBAL_PARTS, LAYER_PARTS, Site, layers_of, parse_sites
 
-EXAMPLES = [Site(5, "mlp_act", 412), Site(2, "mlp_act", 7, expert=5), Site(2, "expert", 5), Site(3, "resid_post"),
-            Site(None, "embed"), Site(0, "head", 0), *(Site(11, part) for part in LAYER_PARTS),
-            *(Site(None, part) for part in GLOBAL_PARTS)]
+EXAMPLES = [
+    Site(5, "mlp_act", 412),
+    Site(2, "mlp_act", 7, expert=5),
+    Site(2, "expert", 5),
+    Site(3, "resid_post"),
+    Site(None, "embed"),
+    Site(0, "head", 0),
+    *(Site(11, part) for part in LAYER_PARTS),
+    *(Site(None, part) for part in GLOBAL_PARTS),
+]
 
 
 @pytest.mark.parametrize("site", EXAMPLES, ids=str)
@@ -17,7 +24,9 @@ def test_different_sites_have_different_texts() -> None:
     assert len({str(site) for site in EXAMPLES}) == len(set(EXAMPLES))
 
 
-@pytest.mark.parametrize("text", ["", "L5", "5.mlp_act", "L5.mlp_act[", "L5.mlp_act[a]", "L-1.mlp_act", "embed[3]", "L5.mlp_act[1] "])
+@pytest.mark.parametrize(
+    "text", ["", "L5", "5.mlp_act", "L5.mlp_act[", "L5.mlp_act[a]", "L-1.mlp_act", "embed[3]", "L5.mlp_act[1] "]
+)
 def test_what_is_no_site_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(BadInput, match=r"L5\.mlp_act\[412\]"):
         Site.parse(text)

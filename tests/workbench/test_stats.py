@@ -10,7 +10,9 @@ RNG = np.random.default_rng(0)
 def test_with_one_item_a_cluster_it_agrees_with_scipy() -> None:
     values = RNG.normal(size=60)
     ours = bootstrap(values, [str(i) for i in range(60)], draws=20_000).estimate()
-    theirs = scipy_stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", rng=1).confidence_interval
+    theirs = scipy_stats.bootstrap(
+        (values,), np.mean, n_resamples=20_000, method="percentile", rng=1
+    ).confidence_interval
     assert ours.mean == pytest.approx(values.mean())
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.01)
 

@@ -67,8 +67,9 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-@pytest.mark.parametrize(("error", "status"), [(None, "success"), (KeyboardInterrupt(), "interrupted"),
-                                               (RuntimeError("no"), "error")])
+@pytest.mark.parametrize(
+    ("error", "status"), [(None, "success"), (KeyboardInterrupt(), "interrupted"), (RuntimeError("no"), "error")]
+)
 def test_the_manifest_says_how_it_ended(tmp_path: Path, error: BaseException | None, status: str) -> None:
     run = RunFolder.claim(tmp_path / "run", QUESTION)
     try:

@@ -48,11 +48,15 @@ def weights(planted: Planted) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in planted.model.named_parameters()}
 
 
-@pytest.mark.parametrize("options", [
-    TrainingOptions(steps=30, batch_size=8, lr=3e-3),
-    TrainingOptions(steps=30, batch_size=3, lr=3e-3, schedule="cosine", warmup_steps=5),
-    TrainingOptions(steps=30, batch_size=8, lr=3e-3, optimizer="muon", muon_lr=0.01),
-], ids=["adamw", "cosine", "muon"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        TrainingOptions(steps=30, batch_size=8, lr=3e-3),
+        TrainingOptions(steps=30, batch_size=3, lr=3e-3, schedule="cosine", warmup_steps=5),
+        TrainingOptions(steps=30, batch_size=8, lr=3e-3, optimizer="muon", muon_lr=0.01),
+    ],
+    ids=["adamw", "cosine", "muon"],
+)
 def test_the_loss_falls(planted: Planted, facts: list[Fact], collate: Any, options: TrainingOptions) -> None:
     log = train(planted.model, facts, collate, answer_loss, options)
     assert log.steps == tuple(range(1, 31)) and len(log.losses) == 30
@@ -61,8 +65,14 @@ def test_the_loss_falls(planted: Planted, facts: list[Fact], collate: Any, optio
 
 def test_only_the_named_parameters_move(planted: Planted, facts: list[Fact], collate: Any) -> None:
     before = weights(planted)
-    train(planted.model, facts, collate, answer_loss, TrainingOptions(steps=3, lr=1e-2, weight_decay=0.1),
-          trainable=[DOWN])
+    train(
+        planted.model,
+        facts,
+        collate,
+        answer_loss,
+        TrainingOptions(steps=3, lr=1e-2, weight_decay=0.1),
+        trainable=[DOWN],
+    )
     moved = {name for name, tensor in weights(planted).items() if not torch.equal(tensor, before[name])}
     assert moved == {DOWN}
 
@@ -74,8 +84,9 @@ def test_all_parameters_move_when_none_is_named(planted: Planted, facts: list[Fa
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_flags_modes_and_gradients_are_put_back(planted: Planted, facts: list[Fact], collate: Any,
-                                                training: bool) -> None:
+def test_flags_modes_and_gradients_are_put_back(
+    planted: Planted, facts: list[Fact], collate: Any, training: bool
+) -> None:
     planted.model.train(training)
     planted.model.lm_head.weight.requires_grad_(False)
     train(planted.model, facts, collate, answer_loss, TrainingOptions(steps=2), trainable=[DOWN])
@@ -109,17 +120,27 @@ def test_ctrl_c_comes_through_with_flags_restored(planted: Planted, facts: list[
 def test_same_seed_same_parameters_other_seed_others(collate: Any) -> None:
     def trained(seed: int) -> torch.Tensor:
         planted = plant()
-        train(planted.model, list(planted.concept.never_taught), collate, answer_loss,
-              TrainingOptions(steps=4, batch_size=3, lr=1e-2, seed=seed))
+        train(
+            planted.model,
+            list(planted.concept.never_taught),
+            collate,
+            answer_loss,
+            TrainingOptions(steps=4, batch_size=3, lr=1e-2, seed=seed),
+        )
         return planted.model.get_parameter(DOWN)
 
     assert torch.equal(trained(0), trained(0))
     assert not torch.equal(trained(0), trained(1))
 
 
-def test_random_states_and_the_folder_are_untouched(planted: Planted, facts: list[Fact], collate: Any, tmp_path: Path,
-                                                    monkeypatch: pytest.MonkeyPatch,
-                                                    capfd: pytest.CaptureFixture[str]) -> None:
+def test_random_states_and_the_folder_are_untouched(
+    planted: Planted,
+    facts: list[Fact],
+    collate: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.chdir(tmp_path)
     before = (torch.get_rng_state(), np.random.get_state()[1].tolist())
     train(planted.model, facts, collate, answer_loss, TrainingOptions(steps=2))
@@ -146,22 +167,35 @@ def test_every_item_is_used_once_a_round(planted: Planted, facts: list[Fact], co
     train(planted.model, facts, noting, answer_loss, TrainingOptions(steps=6, batch_size=4))
     everything = sorted(fact.prompt for fact in facts)
     assert len(used) == 24
-    assert [sorted(used[i:i + 8]) for i in (0, 8, 16)] == [everything] * 3
+    assert [sorted(used[i : i + 8]) for i in (0, 8, 16)] == [everything] * 3
     assert used[:8] != used[8:16]
 
 
 def test_the_caller_can_measure_between_steps(planted: Planted, facts: list[Fact], collate: Any) -> None:
     measured: list[tuple[int, bool]] = []
-    train(planted.model, facts, collate, answer_loss, TrainingOptions(steps=4), evaluate_at={0, 2, 4},
-          evaluate=lambda step: measured.append((step, planted.model.training)))
+    train(
+        planted.model,
+        facts,
+        collate,
+        answer_loss,
+        TrainingOptions(steps=4),
+        evaluate_at={0, 2, 4},
+        evaluate=lambda step: measured.append((step, planted.model.training)),
+    )
     assert measured == [(0, False), (2, False), (4, False)]
 
 
 def test_measuring_does_not_change_the_result(collate: Any) -> None:
     def trained(**watch: Any) -> torch.Tensor:
         planted = plant()
-        train(planted.model, list(planted.concept.never_taught), collate, answer_loss,
-              TrainingOptions(steps=4, batch_size=3, lr=1e-2), **watch)
+        train(
+            planted.model,
+            list(planted.concept.never_taught),
+            collate,
+            answer_loss,
+            TrainingOptions(steps=4, batch_size=3, lr=1e-2),
+            **watch,
+        )
         return planted.model.get_parameter(DOWN)
 
     assert torch.equal(trained(), trained(evaluate_at={2}, evaluate=lambda step: None))

@@ -18,8 +18,16 @@ import typer.core
 from workbench.cli.failures import guarded
 from workbench.errors import BadInput, did_you_mean
 
-VERBS = {"demo": "demo:demo", "audit": "audit:audit", "unlearn": "unlearn:unlearn", "look": "look:look",
-         "report": "report:report", "list": "listing:listing", "verify": "verify:verify", "doctor": "doctor:doctor"}
+VERBS = {
+    "demo": "demo:demo",
+    "audit": "audit:audit",
+    "unlearn": "unlearn:unlearn",
+    "look": "look:look",
+    "report": "report:report",
+    "list": "listing:listing",
+    "verify": "verify:verify",
+    "doctor": "doctor:doctor",
+}
 """Every verb -> its module in this folder and the function in it, in the order that `--help` shows."""
 
 QUIET_ENVIRONMENT = {"HF_HUB_DISABLE_TELEMETRY": "1", "WANDB_MODE": "disabled", "TOKENIZERS_PARALLELISM": "false"}
@@ -39,10 +47,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def command() -> Any:
     """The whole command line as one click command."""
-    app = typer.Typer(cls=Verbs, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False,
-                      no_args_is_help=True, help="Says, with evidence from inside a language model, whether knowledge "
-                      "was removed from it or only silenced.", epilog="`workbench VERB --help` shows the options of a "
-                      "verb. WORKBENCH_THREADS sets the number of CPU threads, WORKBENCH_CACHE_DIR the cache folder.")
+    app = typer.Typer(
+        cls=Verbs,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+        no_args_is_help=True,
+        help="Says, with evidence from inside a language model, whether knowledge "
+        "was removed from it or only silenced.",
+        epilog="`workbench VERB --help` shows the options of a "
+        "verb. WORKBENCH_THREADS sets the number of CPU threads, WORKBENCH_CACHE_DIR the cache folder.",
+    )
     app.callback()(_about)
     for verb, place in VERBS.items():
         module, _, function = place.partition(":")
@@ -70,6 +85,9 @@ def _version(asked: bool) -> bool:
     return asked
 
 
-def _about(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True,
-                                                 help="Show the version and exit.")] = False) -> None:
+def _about(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
     """Nothing to do before a verb."""

@@ -20,19 +20,37 @@ OPEN = ("NOT_RUN", "ERROR", "INCONCLUSIVE")
 
 
 def audit(
-    checkpoint: Annotated[Path | None, typer.Argument(metavar="CHECKPOINT", help="Folder of the model that is said to "
-                                                      "have forgotten.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Argument(metavar="CHECKPOINT", help="Folder of the model that is said to have forgotten.")
+    ] = None,
     base: Annotated[Path | None, typer.Option("--base", metavar="DIR", help="The model it was made from.")] = None,
-    concept: Annotated[str | None, typer.Option("--concept", metavar="SPEC", help="What it is said to have forgotten: "
-                                                "demo:chemistry, or a file of facts.")] = None,
-    reference: Annotated[Path | None, typer.Option("--reference", metavar="DIR", help="The model retrained without the "
-                                                   "concept; without it the level ends at U4.")] = None,
-    rejudge: Annotated[Path | None, typer.Option("--rejudge", metavar="RUN", help="Judge the stored readings of an "
-                                                 "audit again, without a model.")] = None,
-    require: Annotated[str | None, typer.Option("--require", metavar="LEVEL", help="Exit with 3 below this level, for "
-                                                "instance U3.")] = None,
+    concept: Annotated[
+        str | None,
+        typer.Option(
+            "--concept", metavar="SPEC", help="What it is said to have forgotten: demo:chemistry, or a file of facts."
+        ),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            "--reference",
+            metavar="DIR",
+            help="The model retrained without the concept; without it the level ends at U4.",
+        ),
+    ] = None,
+    rejudge: Annotated[
+        Path | None,
+        typer.Option("--rejudge", metavar="RUN", help="Judge the stored readings of an audit again, without a model."),
+    ] = None,
+    require: Annotated[
+        str | None, typer.Option("--require", metavar="LEVEL", help="Exit with 3 below this level, for instance U3.")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 4 when a claim is undecided.")] = False,
-    settings: Settings = None, out: Out = None, seed: Seed = None, device: Device = "cpu", as_json: AsJson = False,
+    settings: Settings = None,
+    out: Out = None,
+    seed: Seed = None,
+    device: Device = "cpu",
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Say whether knowledge is gone or only silenced.
@@ -48,8 +66,10 @@ def audit(
         _refuse_models({"CHECKPOINT": checkpoint, "--base": base, "--reference": reference, "--concept": concept})
         report, folder = _rejudged(screen, rejudge, groups, out)
     elif checkpoint is None or base is None or concept is None:
-        raise BadInput("An audit needs CHECKPOINT, --base DIR (the model it was made from) and --concept SPEC; or "
-                       "--rejudge RUN for one that was run before")
+        raise BadInput(
+            "An audit needs CHECKPOINT, --base DIR (the model it was made from) and --concept SPEC; or "
+            "--rejudge RUN for one that was run before"
+        )
     else:
         roles = {"checkpoint": checkpoint, "base": base} | ({"reference": reference} if reference else {})
         report, folder = _audited(screen, roles, concept, groups, out, device)
@@ -81,8 +101,10 @@ def _grouped(settings: dict[str, Any], seed: int | None) -> dict[str, dict[str, 
     groups: dict[str, dict[str, Any]] = {"reading": {}, "judging": {}}
     for name, values in settings.items():
         if name not in groups:
-            raise BadInput(f"No group of options called {name!r}: an audit's options begin with reading. or judging., "
-                           f"for instance --set judging.margin=0.1. {did_you_mean(name, groups)}")
+            raise BadInput(
+                f"No group of options called {name!r}: an audit's options begin with reading. or judging., "
+                f"for instance --set judging.margin=0.1. {did_you_mean(name, groups)}"
+            )
         if not isinstance(values, dict):
             raise BadInput(f"--set {name}={values!r} names no option; write --set {name}.OPTION=VALUE")
         groups[name] = values
@@ -99,8 +121,14 @@ def _refuse_models(given: dict[str, Any]) -> None:
         raise BadInput(f"--rejudge reads everything from the run; leave out {', '.join(too_much)}")
 
 
-def _audited(screen: Screen, roles: dict[str, Path], concept: str, groups: dict[str, dict[str, Any]], out: Path | None,
-             device: str) -> "tuple[AuditReport, Path]":
+def _audited(
+    screen: Screen,
+    roles: dict[str, Path],
+    concept: str,
+    groups: dict[str, dict[str, Any]],
+    out: Path | None,
+    device: str,
+) -> "tuple[AuditReport, Path]":
     """Take the readings that are not there yet, and judge them."""
     from audits.auditor import audit as run_audit
     from audits.auditor import question_of
@@ -114,16 +142,27 @@ def _audited(screen: Screen, roles: dict[str, Path], concept: str, groups: dict[
     prepare_torch(device)
     reading, judging = ReadingOptions(**groups["reading"]), JudgeOptions(**groups["judging"])
     wanted, opened = load_concept(concept), {role: checkpoint_at(path) for role, path in roles.items()}
-    folder = out or default_out("audit", opened["checkpoint"].name,
-                                question_id(question_of(opened, wanted, reading, judging)))
+    folder = out or default_out(
+        "audit", opened["checkpoint"].name, question_id(question_of(opened, wanted, reading, judging))
+    )
     with progress(screen) as step:
-        report = run_audit(opened["checkpoint"], base=opened["base"], concept=wanted, reference=opened.get("reference"),
-                           out=folder, reading=reading, judging=judging, device=device, progress=step)
+        report = run_audit(
+            opened["checkpoint"],
+            base=opened["base"],
+            concept=wanted,
+            reference=opened.get("reference"),
+            out=folder,
+            reading=reading,
+            judging=judging,
+            device=device,
+            progress=step,
+        )
     return report, folder
 
 
-def _rejudged(screen: Screen, old: Path, groups: dict[str, dict[str, Any]], out: Path | None
-              ) -> "tuple[AuditReport, Path]":
+def _rejudged(
+    screen: Screen, old: Path, groups: dict[str, dict[str, Any]], out: Path | None
+) -> "tuple[AuditReport, Path]":
     """Judge what is stored again, into a run of its own: the old one stays as it was signed."""
     from audits.auditor import rejudge
     from audits.judge import JudgeOptions

@@ -16,8 +16,12 @@ from workbench.errors import RunError
 if TYPE_CHECKING:
     from workbench.registry import Registry
 
-METHODS = {"probes": "probes:PROBES", "behaviour": "audits.behaviour:BEHAVIOUR",
-           "interventions": "interventions:INTERVENTIONS", "attacks": "audits.attacks:ATTACKS"}
+METHODS = {
+    "probes": "probes:PROBES",
+    "behaviour": "audits.behaviour:BEHAVIOUR",
+    "interventions": "interventions:INTERVENTIONS",
+    "attacks": "audits.attacks:ATTACKS",
+}
 """Kinds of methods -> where their catalogue is."""
 
 BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
@@ -38,8 +42,11 @@ def first_lines(catalogue: Mapping[str, str]) -> dict[str, str]:
     for name, place in catalogue.items():
         module, _, class_name = place.partition(":")
         tree = _tree(module)
-        node: ast.Module | ast.ClassDef = tree if modules.count(module) == 1 else next(
-            n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == class_name)
+        node: ast.Module | ast.ClassDef = (
+            tree
+            if modules.count(module) == 1
+            else next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == class_name)
+        )
         found[name] = (ast.get_docstring(node) or "").partition("\n")[0]
     return found
 
@@ -56,11 +63,23 @@ def method_card(catalogue: "Registry", kind: str, name: str) -> dict[str, Any]:
     """Everything a reader should know of one method: its documentation, its source and its options."""
     found = catalogue.load(name)
     docs = (import_module(found.__module__).__doc__ or "").strip()
-    options = [{"name": option, "type": type_words(field.annotation, field.metadata),
-                "default": field.get_default(call_default_factory=True), "doc": field.description or ""}
-               for option, field in found.model_fields.items()]
-    return {"kind": kind, "name": name, "class": catalogue[name], "about": (found.__doc__ or "").strip(), "docs": docs,
-            "options": [{**row, "default": plain(row["default"])} for row in options]}
+    options = [
+        {
+            "name": option,
+            "type": type_words(field.annotation, field.metadata),
+            "default": field.get_default(call_default_factory=True),
+            "doc": field.description or "",
+        }
+        for option, field in found.model_fields.items()
+    ]
+    return {
+        "kind": kind,
+        "name": name,
+        "class": catalogue[name],
+        "about": (found.__doc__ or "").strip(),
+        "docs": docs,
+        "options": [{**row, "default": plain(row["default"])} for row in options],
+    }
 
 
 def plain(value: Any) -> Any:
@@ -78,6 +97,10 @@ def type_words(annotation: Any, bounds: list[Any]) -> str:
         said = annotation.__name__
     else:
         said = str(annotation).replace("typing.", "")
-    limits = [f"{sign} {getattr(bound, name)}" for bound in bounds for name, sign in BOUNDS.items()
-              if getattr(bound, name, None) is not None]
+    limits = [
+        f"{sign} {getattr(bound, name)}"
+        for bound in bounds
+        for name, sign in BOUNDS.items()
+        if getattr(bound, name, None) is not None
+    ]
     return ", ".join([said, *limits])

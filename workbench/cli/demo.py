@@ -1,4 +1,4 @@
-"""`workbench demo`: the whole job on a small model that really knows something, from training to a table of verdicts."""
+"""`workbench demo`: the whole job on a small model that knows something, from training to a table of verdicts."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,11 +14,21 @@ if TYPE_CHECKING:
 
 
 def demo(
-    moe: Annotated[bool, typer.Option("--moe", help="A mixture of experts (OLMoE architecture) instead of a dense model "
-                                      "(Llama); traced by expert attribution.")] = False,
-    concept: Annotated[str, typer.Option("--concept", metavar="TOPIC", help="Topic of the embedded world that is "
-                                         "unlearned.")] = "chemistry",
-    out: Out = None, seed: Seed = None, as_json: AsJson = False, quiet: Quiet = False,
+    moe: Annotated[
+        bool,
+        typer.Option(
+            "--moe",
+            help="A mixture of experts (OLMoE architecture) instead of a dense model "
+            "(Llama); traced by expert attribution.",
+        ),
+    ] = False,
+    concept: Annotated[
+        str, typer.Option("--concept", metavar="TOPIC", help="Topic of the embedded world that is unlearned.")
+    ] = "chemistry",
+    out: Out = None,
+    seed: Seed = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Build a model that knows something, unlearn it in several ways, and audit every result.
 
@@ -41,6 +51,12 @@ def _show(screen: Screen, result: "Result") -> None:
 
     payload = {"rows": result.rows, "contradiction": result.contradiction, "paths": [str(p) for p in result.paths]}
     rows = [[row[column] for column in COLUMNS] for row in result.rows]
-    shown = [table(COLUMNS, rows, "What each removal left (shares of facts; probe and lens at their worst layer; relearn "
-                                  "on facts the attacker did not train on)")]
+    shown = [
+        table(
+            COLUMNS,
+            rows,
+            "What each removal left (shares of facts; probe and lens at their worst layer; relearn "
+            "on facts the attacker did not train on)",
+        )
+    ]
     screen.result(payload, [*shown, result.contradiction or "No axis contradicts another."], result.paths)

@@ -81,13 +81,17 @@ def run(options: DemoOptions, out: Path, progress: Progress) -> Result:
         rows = [row_of(name, report) for name, report in reports.items()]
         told = strongest_contradiction(reports)
         write_json(out / "table.json", {"rows": rows, "contradiction": told})
-    paths = [*(out / "audits" / name / "report.html" for name in reports), *sorted(out.glob("*.html")),
-             *(out / name for name in reports)]
+    paths = [
+        *(out / "audits" / name / "report.html" for name in reports),
+        *sorted(out.glob("*.html")),
+        *(out / name for name in reports),
+    ]
     return Result(rows, told, paths)
 
 
 def _models(options: DemoOptions, out: Path, progress: Progress) -> Pair:
     """The taught model and its reference, trained or from the cache, copied into the run."""
+
     def told(role: str, done: int, total: int, seconds: float) -> None:
         progress(f"training the {role} model (about {seconds:.0f} s left)", done, total)
 
@@ -137,8 +141,9 @@ def _localise(options: DemoOptions, model: HookedModel, concept: Concept, out: P
     return trace.top("site", options.sites)
 
 
-def _fits(options: DemoOptions, model: HookedModel, concept: Concept, where: Sequence[Site],
-          progress: Progress) -> Iterator[tuple[str, Callable[[], WeightEdit]]]:
+def _fits(
+    options: DemoOptions, model: HookedModel, concept: Concept, where: Sequence[Site], progress: Progress
+) -> Iterator[tuple[str, Callable[[], WeightEdit]]]:
     """Name and fit of every removal."""
     ablation = INTERVENTIONS.load("concept_ablation")(mode="zero", count=options.neurons, seed=options.seed)
     random_sites = model.random_neurons(options.neurons, options.seed)
@@ -148,8 +153,9 @@ def _fits(options: DemoOptions, model: HookedModel, concept: Concept, where: Seq
         method = INTERVENTIONS.load(name)(seed=options.seed, lr=lr, steps=steps)
 
         def fit(name: str = name, method: Any = method) -> WeightEdit:
-            edit: WeightEdit = method.fit(model, concept, progress=lambda step, _: progress(
-                f"unlearning by {name}", step, method.steps))
+            edit: WeightEdit = method.fit(
+                model, concept, progress=lambda step, _: progress(f"unlearning by {name}", step, method.steps)
+            )
             return edit
 
         yield name, fit
@@ -159,18 +165,32 @@ def _fits(options: DemoOptions, model: HookedModel, concept: Concept, where: Seq
 
 
 def _audits(names: Sequence[str], concept: Concept, out: Path, progress: Progress) -> Iterator[tuple[str, AuditReport]]:
-    """One audit a checkpoint. The reference is audited without a reference: compared with itself it would pass unseen."""
+    """One audit a checkpoint. The reference is audited without one: compared with itself it would pass unseen."""
     for name in names:
         reference = None if name == "reference" else out / "reference"
-        yield name, audit(out / name, base=out / "taught", reference=reference, concept=concept,
-                          out=out / "audits" / name, progress=progress)
+        yield (
+            name,
+            audit(
+                out / name,
+                base=out / "taught",
+                reference=reference,
+                concept=concept,
+                out=out / "audits" / name,
+                progress=progress,
+            ),
+        )
 
 
 def row_of(name: str, report: AuditReport) -> dict[str, Any]:
     """One row of the table; a claim that was not measured is None."""
     values = {column: (e.value.mean if (e := report.of(claim)).value else None) for column, claim in CLAIM_OF.items()}
-    return {"method": name, **values, "level": LEVELS[report.level][0], "utility": report.utility,
-            "capped_by": report.capped_by}
+    return {
+        "method": name,
+        **values,
+        "level": LEVELS[report.level][0],
+        "utility": report.utility,
+        "capped_by": report.capped_by,
+    }
 
 
 def strongest_contradiction(reports: dict[str, AuditReport]) -> str:
@@ -180,12 +200,17 @@ def strongest_contradiction(reports: dict[str, AuditReport]) -> str:
         direct = report.of("direct")
         if name in ("taught", "reference") or direct.value is None or direct.status not in GOOD:
             continue
-        failed = [report.of(claim) for claim in ("lens", "probe", "depth", "vectors", "relearn")
-                  if report.of(claim).status == "FAIL"]
+        failed = [
+            report.of(claim)
+            for claim in ("lens", "probe", "depth", "vectors", "relearn")
+            if report.of(claim).status == "FAIL"
+        ]
         inside = [e for e in failed if e.claim != "relearn"][:1]
         told = [tell(e) for e in (*inside, *(e for e in failed if e.claim == "relearn"))]
         weight = sum(e.difference.mean for e in failed if e.difference is not None)
         if told and weight > best[0]:
-            best = (weight, f"{name}: asked directly it gives {direct.value.mean:.2f} of the answers, but "
-                            + "; ".join(told) + ".")
+            best = (
+                weight,
+                f"{name}: asked directly it gives {direct.value.mean:.2f} of the answers, but " + "; ".join(told) + ".",
+            )
     return best[1]

@@ -20,8 +20,14 @@ OURS = ("workbench", "probes", "interventions", "audits")
 
 DISTRIBUTION = "unlearning-workbench"
 
-FLAGS = ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "WANDB_MODE", "TOKENIZERS_PARALLELISM", "WORKBENCH_THREADS",
-         "WORKBENCH_CACHE_DIR")
+FLAGS = (
+    "HF_HUB_OFFLINE",
+    "HF_HUB_DISABLE_TELEMETRY",
+    "WANDB_MODE",
+    "TOKENIZERS_PARALLELISM",
+    "WORKBENCH_THREADS",
+    "WORKBENCH_CACHE_DIR",
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,9 @@ class Finding:
 
 def doctor(
     checkpoint: Annotated[Path | None, typer.Argument(metavar="[CHECKPOINT]", help="Also check this model.")] = None,
-    device: Device = "cpu", as_json: AsJson = False, quiet: Quiet = False,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Check the installation, and a checkpoint.
 
@@ -56,8 +64,10 @@ def doctor(
     if checks:
         rows = [(row["name"], row["deviation"], mark(row["passed"])) for row in checks]
         tables.append(table(("self-check", "deviation", "state"), rows, str(checkpoint)))
-    screen.result({"verb": "doctor", "findings": [asdict(f) for f in findings], "checks": checks, "problems": problems},
-                  [*tables, "All is well" if not problems else "\n".join(f"Problem: {text}" for text in problems)])
+    screen.result(
+        {"verb": "doctor", "findings": [asdict(f) for f in findings], "checks": checks, "problems": problems},
+        [*tables, "All is well" if not problems else "\n".join(f"Problem: {text}" for text in problems)],
+    )
     if problems:
         raise typer.Exit(FAILED)
 
@@ -96,11 +106,19 @@ def clashes(owners: Any) -> Iterator[Finding]:
         spec = find_spec(name)
         place = Path(spec.origin).resolve().parents[1] if spec and spec.origin else None
         if others:
-            yield Finding(f"package {name}", f"also brought by {', '.join(others)}; uninstall it (`pip uninstall "
-                          f"{others[0]}`) or give the workbench an environment of its own", ok=False)
+            yield Finding(
+                f"package {name}",
+                f"also brought by {', '.join(others)}; uninstall it (`pip uninstall "
+                f"{others[0]}`) or give the workbench an environment of its own",
+                ok=False,
+            )
         elif place != home:
-            yield Finding(f"package {name}", f"lies in {place}, the workbench in {home}: another package of that name "
-                          "is found first; run from another folder or use an environment of its own", ok=False)
+            yield Finding(
+                f"package {name}",
+                f"lies in {place}, the workbench in {home}: another package of that name "
+                "is found first; run from another folder or use an environment of its own",
+                ok=False,
+            )
         else:
             yield Finding(f"package {name}", str(home / name))
 
@@ -133,5 +151,7 @@ def _checks(checkpoint: Path, device: str) -> list[dict[str, Any]]:
     from workbench.model_check import check
 
     with checkpoint_at(checkpoint).open(device, check=False) as model:
-        return [{"name": c.name, "deviation": c.deviation if math.isfinite(c.deviation) else None, "passed": c.passed}
-                for c in check(model)]
+        return [
+            {"name": c.name, "deviation": c.deviation if math.isfinite(c.deviation) else None, "passed": c.passed}
+            for c in check(model)
+        ]

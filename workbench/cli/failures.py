@@ -53,8 +53,12 @@ def usage_words(error: Any) -> str:
     if type(error).__name__ == "NoArgsIsHelpError" or context is None:
         return message
     if hasattr(error, "option_name") and hasattr(error, "possibilities"):
-        known = [name for parameter in context.command.params for name in getattr(parameter, "opts", ())
-                 if name.startswith("-")]
+        known = [
+            name
+            for parameter in context.command.params
+            for name in getattr(parameter, "opts", ())
+            if name.startswith("-")
+        ]
         message = f"{context.info_name} has no option {error.option_name!r}. {did_you_mean(error.option_name, known)}"
     return f"{message.removesuffix('.')}. See `{context.command_path} --help`"
 

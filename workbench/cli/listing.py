@@ -15,11 +15,13 @@ KINDS = (*METHODS, "claims", "concepts", "runs")
 
 
 def listing(
-    kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help=f"One of {', '.join(KINDS)}; all but runs when "
-                                               "not given.")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(metavar="[KIND]", help=f"One of {', '.join(KINDS)}; all but runs when not given.")
+    ] = None,
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this one with its options.")] = None,
     runs: Annotated[Path, typer.Option("--runs", metavar="DIR", help="Where runs lie.")] = Path("runs"),
-    as_json: AsJson = False, quiet: Quiet = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """List what there is, or one with its options."""
     screen = Screen(as_json, quiet)
@@ -30,8 +32,10 @@ def listing(
         screen.result({"verb": "list", **card}, _shown(card))
         return
     found = {one: _rows(one, runs) for one in ([kind] if kind else [k for k in KINDS if k != "runs"])}
-    tables = [table(tuple(rows[0]), [tuple(row.values()) for row in rows], one) if rows else f"No {one} in {runs}"
-              for one, rows in found.items()]
+    tables = [
+        table(tuple(rows[0]), [tuple(row.values()) for row in rows], one) if rows else f"No {one} in {runs}"
+        for one, rows in found.items()
+    ]
     screen.result({"verb": "list", **found}, tables)
 
 
@@ -42,8 +46,15 @@ def _rows(kind: str, runs: Path) -> list[dict[str, Any]]:
     if kind == "claims":
         from audits.claims import CLAIMS
 
-        return [{"name": claim.id, "level": "utility" if claim.rung is None else f"U{claim.rung}", "axis": claim.axis,
-                 "about": claim.question} for claim in CLAIMS]
+        return [
+            {
+                "name": claim.id,
+                "level": "utility" if claim.rung is None else f"U{claim.rung}",
+                "axis": claim.axis,
+                "about": claim.question,
+            }
+            for claim in CLAIMS
+        ]
     return _concepts() if kind == "concepts" else _runs(runs)
 
 
@@ -67,8 +78,15 @@ def _runs(folder: Path) -> list[dict[str, Any]]:
         except BadInput as error:
             found = {"status": f"unreadable: {error}"}
         question = found.get("question") or {}
-        rows.append({"name": path.parent.name, "verb": question.get("verb"), "status": found.get("status"),
-                     "run_id": found.get("run_id"), "written_at": found.get("written_at")})
+        rows.append(
+            {
+                "name": path.parent.name,
+                "verb": question.get("verb"),
+                "status": found.get("status"),
+                "run_id": found.get("run_id"),
+                "written_at": found.get("written_at"),
+            }
+        )
     return sorted(rows, key=lambda row: str(row["written_at"]), reverse=True)
 
 
@@ -90,14 +108,22 @@ def _card(kind: str, name: str, runs: Path) -> dict[str, Any]:
         from workbench.datasets import load_concept
 
         concept = load_concept(name)
-        return {"kind": kind, "name": concept.name, "digest": concept.digest,
-                **{part: len(getattr(concept, part)) for part in (*SETS, "text", "jailbreaks")},
-                "first": f"{concept.forget.facts[0].prompt} {concept.forget.facts[0].answer}"}
+        return {
+            "kind": kind,
+            "name": concept.name,
+            "digest": concept.digest,
+            **{part: len(getattr(concept, part)) for part in (*SETS, "text", "jailbreaks")},
+            "first": f"{concept.forget.facts[0].prompt} {concept.forget.facts[0].answer}",
+        }
     from workbench.store import read_manifest
 
     manifest = read_manifest(runs / name)
-    return {"kind": kind, "name": name, **{k: v for k, v in manifest.items() if k != "files"},
-            "files": len(manifest["files"])}
+    return {
+        "kind": kind,
+        "name": name,
+        **{k: v for k, v in manifest.items() if k != "files"},
+        "files": len(manifest["files"]),
+    }
 
 
 def _shown(card: dict[str, Any]) -> list[Any]:

@@ -32,13 +32,28 @@ ORDERED = ("layer", "step")
 def look(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Folder of the model to look into.")],
     concept: ConceptName,
-    probe: Annotated[str, typer.Option("--probe", metavar="NAME", help="A probe or behavioural reading. `workbench "
-                                       "list probes`, `workbench list behaviour`.")],
-    on: Annotated[str | None, typer.Option("--on", metavar="SET", help=f"What to read: {', '.join(SETS)}; {TEXT} for a "
-                                           "reading of plain text.")] = None,
-    limit: Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="Only the first N facts; for trying "
-                                              "out.")] = None,
-    settings: Settings = None, out: Out = None, seed: Seed = None, device: Device = "cpu", as_json: AsJson = False,
+    probe: Annotated[
+        str,
+        typer.Option(
+            "--probe",
+            metavar="NAME",
+            help="A probe or behavioural reading. `workbench list probes`, `workbench list behaviour`.",
+        ),
+    ],
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on", metavar="SET", help=f"What to read: {', '.join(SETS)}; {TEXT} for a reading of plain text."
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", min=1, help="Only the first N facts; for trying out.")
+    ] = None,
+    settings: Settings = None,
+    out: Out = None,
+    seed: Seed = None,
+    device: Device = "cpu",
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Take one reading of one checkpoint."""
@@ -56,8 +71,14 @@ def look(
     reading = Reading(probe, method, load_concept(concept), on or default_set(method), limit)
     subject = reading.subject()  # a set that is not there is found out before the folder is made
     opened = checkpoint_at(checkpoint)
-    question = {"verb": "look", "checkpoint": opened.digest, "concept": reading.concept.digest, "on": reading.on,
-                "limit": limit, "method": method.spec()}
+    question = {
+        "verb": "look",
+        "checkpoint": opened.digest,
+        "concept": reading.concept.digest,
+        "on": reading.on,
+        "limit": limit,
+        "method": method.spec(),
+    }
     run = RunFolder.claim(out or default_out("look", probe, question_id(question)), question)
     if run.finished:
         screen.note("This reading was taken before; showing what is stored")
@@ -149,10 +170,19 @@ def _show(screen: Screen, run: "RunFolder", reading: Reading) -> None:
     axis = bar_axis(trace)
     entries = _entries(trace, axis)
     sizes = " × ".join(f"{name} ({len(trace.labels[name])})" for name in trace.axes)
-    payload = {"verb": "look", "run": str(run.path), "run_id": run.run_id, "probe": reading.name, "on": reading.on,
-               "limit": reading.limit, "units": trace.units, "axes": {a: len(trace.labels[a]) for a in trace.axes},
-               "axis": axis, "entries": [{axis: label, "value": value} for label, value in entries],
-               "paths": list(map(str, paths))}
+    payload = {
+        "verb": "look",
+        "run": str(run.path),
+        "run_id": run.run_id,
+        "probe": reading.name,
+        "on": reading.on,
+        "limit": reading.limit,
+        "units": trace.units,
+        "axes": {a: len(trace.labels[a]) for a in trace.axes},
+        "axis": axis,
+        "entries": [{axis: label, "value": value} for label, value in entries],
+        "paths": list(map(str, paths)),
+    }
     title = f"{trace.name} on {reading.on} of {reading.concept.name}: {sizes}"
     rows = table((axis, trace.units), entries, title)
     trial = () if reading.limit is None else (f"Only the first {reading.limit} facts were read: for trying out",)

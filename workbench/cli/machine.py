@@ -20,10 +20,16 @@ def prepare_torch(device: str = "cpu") -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        has = ", ".join(["cpu", *(["cuda"] if torch.cuda.is_available() else []),
-                         *(["mps"] if torch.backends.mps.is_available() else [])])
-        raise BadInput(f"Cannot use the device {device!r}: {str(error).splitlines()[0][:150]}. This machine has: {has}"
-                       ) from None
+        has = ", ".join(
+            [
+                "cpu",
+                *(["cuda"] if torch.cuda.is_available() else []),
+                *(["mps"] if torch.backends.mps.is_available() else []),
+            ]
+        )
+        raise BadInput(
+            f"Cannot use the device {device!r}: {str(error).splitlines()[0][:150]}. This machine has: {has}"
+        ) from None
 
 
 def thread_count() -> int:

@@ -17,9 +17,12 @@ FILES = {"html": "report.html", "md": "report.md", "json": "report.json", "parqu
 
 def report(
     run: Run,
-    form: Annotated[str, typer.Option("--format", metavar="LIST", help=f"Which of {', '.join(FILES)}, with commas "
-                                      "between.")] = "html,md,json",
-    out: Out = None, as_json: AsJson = False, quiet: Quiet = False,
+    form: Annotated[
+        str, typer.Option("--format", metavar="LIST", help=f"Which of {', '.join(FILES)}, with commas between.")
+    ] = "html,md,json",
+    out: Out = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Draw the report of an audit again.
 
@@ -36,8 +39,11 @@ def report(
         paths = [write_atomically((out or run) / name, (Path(building) / name).read_bytes()) for name in names]
     if out is None:
         _sign(run, names)
-    screen.result({"verb": "report", "run": str(run), "verdict": stored.verdict, "paths": list(map(str, paths))},
-                  (f"{stored.verdict}",), paths)
+    screen.result(
+        {"verb": "report", "run": str(run), "verdict": stored.verdict, "paths": list(map(str, paths))},
+        (f"{stored.verdict}",),
+        paths,
+    )
 
 
 def _files(form: str) -> list[str]:

@@ -34,15 +34,34 @@ SHOWN = 10
 def unlearn(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Folder of the model to change.")],
     concept: ConceptName,
-    method: Annotated[str, typer.Option("--method", metavar="NAME", help="An intervention. `workbench list "
-                                        "interventions`.")],
-    where: Annotated[list[str] | None, typer.Option("--where", metavar="SITE", help="Where to act: L5.mlp_act[412], "
-                                                    "L2.expert[3], L3.mlp_out; may be given many times.")] = None,
-    localise: Annotated[str | None, typer.Option("--localise", metavar="PROBE", help="Let a probe say where to act, or "
-                                                 f"{RANDOM!r} for the control.")] = None,
-    top: Annotated[int | None, typer.Option("--top", metavar="K", min=1, help="How many sites the localiser hands over "
-                                            f"({TOP} when not given).")] = None,
-    settings: Settings = None, out: Out = None, seed: Seed = None, device: Device = "cpu", as_json: AsJson = False,
+    method: Annotated[
+        str, typer.Option("--method", metavar="NAME", help="An intervention. `workbench list interventions`.")
+    ],
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--where",
+            metavar="SITE",
+            help="Where to act: L5.mlp_act[412], L2.expert[3], L3.mlp_out; may be given many times.",
+        ),
+    ] = None,
+    localise: Annotated[
+        str | None,
+        typer.Option(
+            "--localise", metavar="PROBE", help=f"Let a probe say where to act, or {RANDOM!r} for the control."
+        ),
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(
+            "--top", metavar="K", min=1, help=f"How many sites the localiser hands over ({TOP} when not given)."
+        ),
+    ] = None,
+    settings: Settings = None,
+    out: Out = None,
+    seed: Seed = None,
+    device: Device = "cpu",
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Make a checkpoint that has forgotten."""
@@ -60,8 +79,13 @@ def unlearn(
     place = Place(parse_sites(where or ()), localise, top, seed or 0)
     place.check(method, made)
     wanted, source = load_concept(concept), checkpoint_at(checkpoint)
-    question = {"verb": "unlearn", "checkpoint": source.digest, "concept": wanted.digest, "method": made.spec(),
-                "where": place.spec()}
+    question = {
+        "verb": "unlearn",
+        "checkpoint": source.digest,
+        "concept": wanted.digest,
+        "method": made.spec(),
+        "where": place.spec(),
+    }
     run = RunFolder.claim(out or default_out("unlearn", method, question_id(question)), question)
     if run.finished:
         screen.note("This was unlearned before; showing what is stored")
@@ -101,8 +125,10 @@ class Place:
             raise BadInput(f"No localiser called {self.localiser!r}. {did_you_mean(self.localiser, [*PROBES, RANDOM])}")
         needed = inspect.signature(method.fit).parameters["where"].default is inspect.Parameter.empty
         if needed and not self.sites and not self.localiser:
-            raise BadInput(f"{name} must be told where to act: give --where SITE, like --where L5.mlp_act[412], or "
-                           "--localise PROBE --top K, like --localise concept_vectors --top 10")
+            raise BadInput(
+                f"{name} must be told where to act: give --where SITE, like --where L5.mlp_act[412], or "
+                "--localise PROBE --top K, like --localise concept_vectors --top 10"
+            )
 
     def spec(self) -> Any:
         """For the question a run answers."""
@@ -125,8 +151,10 @@ class Place:
             return model.random_neurons(count, self.seed)
         trace: Trace = PROBES.load(self.localiser)().look(model, concept.forget)
         if "site" not in trace.axes:
-            raise BadInput(f"{self.localiser} reads along {', '.join(trace.axes)} and names no sites, so it cannot say "
-                           "where to act; localise with concept_vectors, causal_trace or expert_attribution")
+            raise BadInput(
+                f"{self.localiser} reads along {', '.join(trace.axes)} and names no sites, so it cannot say "
+                "where to act; localise with concept_vectors, causal_trace or expert_attribution"
+            )
         trace.save(run.path / "traces" / "checkpoint" / f"{self.localiser}.forget")
         return trace.top("site", count)
 
@@ -184,8 +212,17 @@ def _show(screen: Screen, run: "RunFolder", name: str) -> None:
     paths = [path for part in ("checkpoint", "edit.safetensors", "receipt.json") if (path := run.path / part).exists()]
     notes = {key: value for key, value in edit["notes"].items() if key != "losses"}
     losses = edit["notes"].get("losses") or [None]
-    payload = {"verb": "unlearn", "run": str(run.path), "run_id": run.run_id, "method": name, "kind": edit["kind"],
-               "notes": notes, "last_loss": losses[-1], "receipt": receipt, "paths": list(map(str, paths))}
+    payload = {
+        "verb": "unlearn",
+        "run": str(run.path),
+        "run_id": run.run_id,
+        "method": name,
+        "kind": edit["kind"],
+        "notes": notes,
+        "last_loss": losses[-1],
+        "receipt": receipt,
+        "paths": list(map(str, paths)),
+    }
     largest = sorted(receipt, key=lambda row: -row["norm_of_change"])[:SHOWN]
     columns = ("tensor", "entries changed", "norm of change", "relative")
     rows = [(r["tensor"], r["entries_changed"], r["norm_of_change"], r["relative"]) for r in largest]

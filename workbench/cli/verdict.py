@@ -14,12 +14,20 @@ FILES = ("report.html", "report.md", "report.json")
 def show(screen: Screen, report: "AuditReport", folder: Path) -> None:
     """Write the outcome of an audit."""
     paths = [folder / name for name in FILES]
-    payload = {"verb": "audit", "run": str(folder), "run_id": report.run_id, "verdict": report.verdict,
-               "report": report.model_dump(mode="json"), "paths": list(map(str, paths))}
-    lines = [f"Verdict     {report.verdict}",
-             *([f"Capped by   {report.capped_by}"] if report.capped_by else []),
-             f"Utility     {report.utility}: {report.utility_reason}",
-             *(f"But         {sentence}" for sentence in report.contradictions)]
+    payload = {
+        "verb": "audit",
+        "run": str(folder),
+        "run_id": report.run_id,
+        "verdict": report.verdict,
+        "report": report.model_dump(mode="json"),
+        "paths": list(map(str, paths)),
+    }
+    lines = [
+        f"Verdict     {report.verdict}",
+        *([f"Capped by   {report.capped_by}"] if report.capped_by else []),
+        f"Utility     {report.utility}: {report.utility_reason}",
+        *(f"But         {sentence}" for sentence in report.contradictions),
+    ]
     screen.result(payload, (*lines, claims_table(report)), paths)
 
 
@@ -32,8 +40,16 @@ def claims_table(report: "AuditReport") -> Any:
 def _row(e: "Evidence") -> tuple[object, ...]:
     control = e.before if e.compared_with == "base" else e.reference if e.compared_with == "reference" else e.floor
     note = e.why_missing or (f"at {e.where}" if e.where else "")
-    return ("utility" if e.rung is None else f"U{e.rung}", e.claim, e.status, _estimate(e.before), _estimate(e.value),
-            _estimate(control), e.compared_with, note)
+    return (
+        "utility" if e.rung is None else f"U{e.rung}",
+        e.claim,
+        e.status,
+        _estimate(e.before),
+        _estimate(e.value),
+        _estimate(control),
+        e.compared_with,
+        note,
+    )
 
 
 def _estimate(estimate: "Estimate | None") -> str:

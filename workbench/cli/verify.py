@@ -17,8 +17,13 @@ def verify(run: Run, as_json: AsJson = False, quiet: Quiet = False) -> None:
 
     screen, problems = Screen(as_json, quiet), problems_of(run)
     manifest = read_manifest(run)
-    payload = {"verb": "verify", "run": str(run), "run_id": manifest["run_id"], "files": len(manifest["files"]),
-               "problems": problems}
+    payload = {
+        "verb": "verify",
+        "run": str(run),
+        "run_id": manifest["run_id"],
+        "files": len(manifest["files"]),
+        "problems": problems,
+    }
     good = f"{run}: all {len(manifest['files'])} files are as the run wrote them"
     screen.result(payload, [f"{run}: {problem}" for problem in problems] or [good])
     if problems:

@@ -29,9 +29,13 @@ def load_concept(spec: str | Path) -> Concept:
         return load_file(Path(text)).check()
     source, colon, which = text.partition(":")
     if not colon:
-        raise BadInput(f"{text!r} is no concept. A concept reads like demo:chemistry, or is the path of a file ending in "
-                       f"{', '.join(FILE_SUFFIXES)}")
+        raise BadInput(
+            f"{text!r} is no concept. A concept reads like demo:chemistry, or is the path of a file ending in "
+            f"{', '.join(FILE_SUFFIXES)}"
+        )
     if source not in SOURCES:
-        raise BadInput(f"No concept source called {source!r}. {did_you_mean(source, SOURCES)}, or give the path of a file")
+        raise BadInput(
+            f"No concept source called {source!r}. {did_you_mean(source, SOURCES)}, or give the path of a file"
+        )
     loaded: Concept = importlib.import_module(SOURCES[source]).load(which)
     return loaded.check()

@@ -50,8 +50,9 @@ def _content(path: Path) -> Mapping[str, Any]:
     except (json.JSONDecodeError, yaml.YAMLError) as error:
         raise BadInput(f"{path} is not valid {path.suffix.removeprefix('.').upper()}: {error}") from None
     if not isinstance(found, Mapping):
-        raise BadInput(f"{path} holds a {type(found).__name__}; it should hold a mapping with at least 'forget', a list "
-                       "of facts")
+        raise BadInput(
+            f"{path} holds a {type(found).__name__}; it should hold a mapping with at least 'forget', a list of facts"
+        )
     return found
 
 

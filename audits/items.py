@@ -1,0 +1,89 @@
+"""From stored traces to one number an item: what each claim counts, and what knowing nothing reads on it.
+
+Pure numpy: no model and no torch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from audits.claims import Claim
+from workbench.trace import Trace
+
+Readings = Mapping[str, Trace]
+"""Key -> trace, of one model."""
+
+
+@dataclass(frozen=True)
+class Items:
+    """One number an item, at one or more places (layers)."""
+
+    values: Float[np.ndarray, "place item"]
+    """Higher means more knowledge; NaN where it was not read."""
+    clusters: tuple[str, ...]
+    """Cluster (subject) of each item."""
+    places: tuple[str, ...]
+    """Name of each place; one empty name when there is only one."""
+
+
+def items_of(trace: Trace, part: slice = slice(None)) -> Items:
+    """Means over seeds, the last step of a curve, layers as places; `part` cuts along the items."""
+    if "step" in trace.axes:
+        trace = trace.pick("step", trace.labels["step"][-1])
+    if "seed" in trace.axes:
+        trace = trace.mean("seed")
+    item = next(axis for axis in trace.axes if axis in ("fact", "text", "site"))
+    values = trace.values if len(trace.axes) == 2 else trace.values[None]
+    places = trace.labels["layer"] if "layer" in trace.axes else ("",)
+    labels = tuple(trace.notes.get("subjects") or trace.labels[item])
+    return Items(values[:, part], labels[part], places)
+
+
+def knowledge_items(claim: Claim, readings: Readings, base: Readings, reference: Readings | None) -> Items | None:
+    """What one model reads on a claim; None when the reading is missing."""
+    trace = readings.get(claim.reading)
+    if trace is None:
+        return None
+    if claim.id == "depth":
+        return (
+            None if reference is None or claim.reading not in reference else depth_kept(trace, reference[claim.reading])
+        )
+    if claim.id == "vectors":
+        return _jaccard(base[claim.reading], trace)
+    return items_of(trace, slice(0, trace.notes.get("n_facts")))
+
+
+def floor_items(claim: Claim, readings: Readings) -> Items | None:
+    """What the same model reads on facts nobody was taught; None when the claim has no such floor."""
+    if claim.id == "depth":
+        return None
+    if claim.id == "vectors":  # the top tokens of two unrelated vectors have next to nothing in common
+        sites = readings[claim.reading].labels["site"]
+        return Items(np.zeros((1, len(sites))), tuple(sites), ("",))
+    own = readings.get(claim.reading)
+    if own is not None and isinstance(own.notes.get("chance"), float):  # known exactly, so no control facts are needed
+        return Items(np.full((1, 1), own.notes["chance"]), ("chance",), ("",))
+    if own is not None and "n_facts" in own.notes:  # the control facts stand behind the others in the same trace
+        known = int(own.notes["n_facts"])
+        return items_of(own, slice(known, None)) if known < len(own.labels["fact"]) else None
+    trace = readings.get(f"{claim.reading.partition('.')[0]}.never_taught")
+    return None if trace is None else items_of(trace)
+
+
+def depth_kept(drops: Trace, reference: Trace) -> Items:
+    """1 - UDS a fact: how much of the depth the reference lost is still there (1 intact, 0 like the reference)."""
+    ours, theirs = drops.values, reference.values
+    counted = np.where(theirs > 0.05, theirs, 0.0)  # layers that encode the fact: the reference drops by over 0.05 nats
+    weight = counted.sum(axis=0)
+    lost = np.clip(np.divide(ours, counted, out=np.zeros_like(ours), where=counted > 0), 0, 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        kept = np.where(weight > 0, 1 - (counted * lost).sum(axis=0) / weight, np.nan)
+    return Items(kept[None], tuple(drops.notes["subjects"]), ("",))
+
+
+def _jaccard(before: Trace, after: Trace) -> Items:
+    sites = after.labels["site"]
+    pairs = [(set(before.notes["top_ids"][site]), set(after.notes["top_ids"][site])) for site in sites]
+    return Items(np.array([[len(old & new) / len(old | new) for old, new in pairs]]), tuple(sites), ("",))
