@@ -26,6 +26,7 @@ test: .venv/installed-dev      ## the tests
 	$(BIN)/python -m pytest -q -n 2
 
 check: .venv/installed-dev     ## lint, format, types
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 

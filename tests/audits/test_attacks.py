@@ -101,20 +101,15 @@ def test_the_edit_is_the_curves_last_point(known) -> None:
     assert trace.values[0, -1, unseen] == pytest.approx(after)
 
 
-def test_what_was_only_turned_down_comes_back_and_what_was_cut_out_does_not(known) -> None:
-    """Shrunk vectors keep their direction, so training on other facts can raise them again; zeroed ones are gone."""
+def test_the_attack_finds_what_is_there_and_brings_back_nothing_that_was_cut_out(known) -> None:
     model, found = known
     facts, where = found.concept.forget, found.sites_of(found.concept.forget.facts)
-    attack = Relearn(steps=(0, 60), seeds=(0,), lr=3e-3, share=0.5)
-
-    def recovered(**options) -> tuple[float, float]:
-        with ConceptAblation(**options).fit(model, found.concept, where).on(model):
-            curve = np.nanmean(attack.look(model, facts).values[0], axis=1)
-        return float(curve[0]), float(curve[-1])
-
-    hidden, cut = recovered(mode="shrink", keep=0.03), recovered(mode="zero")
-    assert max(hidden[0], cut[0]) < 0.5
-    assert hidden[1] > cut[1] + 0.2
+    attack = Relearn(steps=(0, 20), seeds=(0,), share=0.3)
+    there = np.nanmean(attack.look(model, facts).values[0, -1])
+    with ConceptAblation(mode="zero").fit(model, found.concept, where).on(model):
+        cut = np.nanmean(attack.look(model, facts).values[0, -1])
+    assert there > 0.8
+    assert cut < 0.2
 
 
 def test_templates_keep_subject_and_answer(known) -> None:

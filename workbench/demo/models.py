@@ -64,8 +64,14 @@ class Order(BaseModel):
     def folder(self) -> Path:
         """Where it lies once it is built."""
         about = {"kind": self.kind, "role": self.role, "without": self.without, "seed": self.seed}
-        parts = [self.kind, "topic-routed" if self.recipe.routing == "topic" else "", self.role,
-                 f"without-{self.without}" if self.without else "", f"seed{self.seed}", self.recipe.digest(**about)]
+        parts = [
+            self.kind,
+            "topic-routed" if self.recipe.routing == "topic" else "",
+            self.role,
+            f"without-{self.without}" if self.without else "",
+            f"seed{self.seed}",
+            self.recipe.digest(**about),
+        ]
         return cache_root() / "-".join(part for part in parts if part)
 
     @property
@@ -122,8 +128,10 @@ def checked(order: Order, measured: Recall) -> Recall:
     unread = len(world(order.seed).concept(order.concept).forget)
     wrong = complaints(measured, order.recipe.least_recall, unread)
     if wrong:
-        raise RunError(f"The demo model ({order.kind}, {order.role}, seed {order.seed}) is not fit for use: "
-                       f"{'; '.join(wrong)}. Try another seed")
+        raise RunError(
+            f"The demo model ({order.kind}, {order.role}, seed {order.seed}) is not fit for use: "
+            f"{'; '.join(wrong)}. Try another seed"
+        )
     return measured
 
 
@@ -157,15 +165,26 @@ def fulfil(order: Order, progress: Progress | None = None) -> Path:
     with _appearing(order.folder) as scratch:
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
-        about = {**order.model_dump(mode="json"), "concept": order.without, "world_seed": order.seed,
-                 "recall": measured.model_dump(mode="json"),
-                 "cpu_seconds": round(time.process_time() - began, 1)}
+        about = {
+            **order.model_dump(mode="json"),
+            "concept": order.without,
+            "world_seed": order.seed,
+            "recall": measured.model_dump(mode="json"),
+            "cpu_seconds": round(time.process_time() - began, 1),
+        }
         (scratch / "demo.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     return order.folder
 
 
-def build(kind: str, role: str, concept: str = "chemistry", seed: int = 0, progress: Progress | None = None,
-          *, routing: str = "free") -> Path:
+def build(
+    kind: str,
+    role: str,
+    concept: str = "chemistry",
+    seed: int = 0,
+    progress: Progress | None = None,
+    *,
+    routing: str = "free",
+) -> Path:
     """Folder of one demo model, trained now (about a minute) or found in the cache.
 
     Raises:
@@ -181,13 +200,18 @@ def order_of(kind: str, role: str, concept: str, seed: int, *, routing: str = "f
     Raises:
         BadInput: naming the value that is not allowed.
     """
-    for what, value, allowed in (("kind", kind, get_args(Kind)), ("role", role, get_args(Role)),
-                                 ("routing", routing, get_args(Routing))):
+    for what, value, allowed in (
+        ("kind", kind, get_args(Kind)),
+        ("role", role, get_args(Role)),
+        ("routing", routing, get_args(Routing)),
+    ):
         if value not in allowed:
             raise BadInput(f"{value!r} is no {what} of a demo model. {did_you_mean(value, allowed)}")
     recipe = next((made for key, made in RECIPES.items() if key == (kind, routing)), None)
     if recipe is None:
-        raise BadInput(f"There is no demo model of kind {kind!r} with routing {routing!r}; there are: "
-                       + ", ".join(f"{kind} with {routing}" for kind, routing in RECIPES))
+        raise BadInput(
+            f"There is no demo model of kind {kind!r} with routing {routing!r}; there are: "
+            + ", ".join(f"{kind} with {routing}" for kind, routing in RECIPES)
+        )
     world(seed).forgotten(concept)
     return Order.model_validate({"kind": kind, "role": role, "concept": concept, "seed": seed, "recipe": recipe})

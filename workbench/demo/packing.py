@@ -65,13 +65,22 @@ class Row:
 def documents(texts: Sequence[Text], tokenizer: PreTrainedTokenizerFast, topics: Sequence[str]) -> list[Document]:
     """Tokenise texts; a text about an entity must name it in two tokens."""
     encoded = tokenizer([text.text for text in texts])["input_ids"]
-    first = {text.subject: tokenizer(text.subject, add_special_tokens=False)["input_ids"][0]
-             for text in texts if text.subject}
-    return [Document((*ids, tokenizer.eos_token_id), ids.index(first[text.subject]) if text.subject else 0,
-                     topics.index(text.topic) if text.topic else -1,
-                     frozenset(token for answer in text.answers
-                               for token in tokenizer(answer, add_special_tokens=False)["input_ids"]))
-            for text, ids in zip(texts, encoded, strict=True)]
+    first = {
+        text.subject: tokenizer(text.subject, add_special_tokens=False)["input_ids"][0]
+        for text in texts
+        if text.subject
+    }
+    return [
+        Document(
+            (*ids, tokenizer.eos_token_id),
+            ids.index(first[text.subject]) if text.subject else 0,
+            topics.index(text.topic) if text.topic else -1,
+            frozenset(
+                token for answer in text.answers for token in tokenizer(answer, add_special_tokens=False)["input_ids"]
+            ),
+        )
+        for text, ids in zip(texts, encoded, strict=True)
+    ]
 
 
 def _row(batch: Sequence[Document], pad: int, rng: random.Random) -> Row:
@@ -88,8 +97,13 @@ def _row(batch: Sequence[Document], pad: int, rng: random.Random) -> Row:
         if entry.subject and rng.random() < BOTTLENECK:
             hidden[start + entry.subject] = start + entry.subject + 1
     rest = ROW - len(ids)
-    return Row((*ids, *[pad] * rest), (*document, *[-1] * rest), (*hidden, *[ROW] * rest),
-               (*weight, *[0.0] * rest), (*topic, *[-1] * rest))
+    return Row(
+        (*ids, *[pad] * rest),
+        (*document, *[-1] * rest),
+        (*hidden, *[ROW] * rest),
+        (*weight, *[0.0] * rest),
+        (*topic, *[-1] * rest),
+    )
 
 
 def pack(entries: Sequence[Document], count: int, pad: int, seed: int) -> list[Row]:
@@ -115,18 +129,28 @@ def _rounds(entries: Sequence[Document], rng: random.Random) -> Iterator[Documen
 
 def collate(rows: Sequence[Row]) -> Batch:
     """Ids, labels (next token inside the document), positions, topics, and the 4-D attention mask to be added."""
-    ids, document, hidden, topic = (torch.tensor([getattr(row, name) for row in rows])
-                                    for name in ("ids", "document", "hidden_after", "topic"))
+    ids, document, hidden, topic = (
+        torch.tensor([getattr(row, name) for row in rows]) for name in ("ids", "document", "hidden_after", "topic")
+    )
     place = torch.arange(ROW)
-    seen = (document[:, :, None] == document[:, None, :]) & (place[:, None] >= place) & (
-        place[:, None] <= hidden[:, None, :])
+    seen = (
+        (document[:, :, None] == document[:, None, :])
+        & (place[:, None] >= place)
+        & (place[:, None] <= hidden[:, None, :])
+    )
     mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[:, None]
     labels = torch.full_like(ids, _IGNORED)
     inside = (document[:, 1:] == document[:, :-1]) & (document[:, 1:] >= 0)
     labels[:, :-1] = torch.where(inside, ids[:, 1:], _IGNORED)
     weight = torch.tensor([row.weight for row in rows]).roll(-1, dims=1) * (labels != _IGNORED)
-    return {"ids": ids, "labels": labels, "weight": weight, "mask": mask, "topic": topic,
-            "positions": _positions(document)}
+    return {
+        "ids": ids,
+        "labels": labels,
+        "weight": weight,
+        "mask": mask,
+        "topic": topic,
+        "positions": _positions(document),
+    }
 
 
 def _positions(document: Int[Tensor, "row pos"]) -> Int[Tensor, "row pos"]:

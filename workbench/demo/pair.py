@@ -75,8 +75,10 @@ class _Worker:
         if status:
             self.errors.seek(0)
             last = self.errors.read().strip().splitlines()[-3:]
-            raise RunError(f"The {self.order.role} demo model ({self.order.kind}, seed {self.order.seed}) could not be "
-                           f"built, its process ended with status {status}: {' | '.join(last) or 'no message'}")
+            raise RunError(
+                f"The {self.order.role} demo model ({self.order.kind}, seed {self.order.seed}) could not be "
+                f"built, its process ended with status {status}: {' | '.join(last) or 'no message'}"
+            )
         return status is None
 
     def end(self) -> None:
@@ -107,7 +109,12 @@ def _start(order: Order) -> _Worker:
     errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  # closed by `end`
     process = subprocess.Popen(
         [sys.executable, "-m", "workbench.demo.worker", order.model_dump_json()],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True, env=_environment())
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+        env=_environment(),
+    )
     worker = _Worker(order, process, errors)
     worker.reader = threading.Thread(target=worker.listen, daemon=True)
     worker.reader.start()
@@ -141,8 +148,14 @@ def fulfil_all(orders: Sequence[Order], progress: PairProgress | None = None) ->
             time.sleep(_POLL)
 
 
-def build_pair(kind: str = "dense", concept: str = "chemistry", seed: int = 0, progress: PairProgress | None = None,
-               *, routing: str = "free") -> Pair:
+def build_pair(
+    kind: str = "dense",
+    concept: str = "chemistry",
+    seed: int = 0,
+    progress: PairProgress | None = None,
+    *,
+    routing: str = "free",
+) -> Pair:
     """Both models of a concept, trained now (those that are missing) or found in the cache.
 
     Raises:

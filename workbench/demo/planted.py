@@ -77,11 +77,11 @@ class _Axes:
 
     def __init__(self, generator: torch.Generator) -> None:
         basis = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=generator))[0].T
-        keys, rest = basis[:len(KEY_WORDS)], basis[len(KEY_WORDS):]
+        keys, rest = basis[: len(KEY_WORDS)], basis[len(KEY_WORDS) :]
         self.word: dict[str, Float[Tensor, " d"]] = dict(zip(KEY_WORDS, keys, strict=True))
         self.asked: Float[Tensor, "k d"] = rest[:_ASKED_DIMS]
-        self.answer: Float[Tensor, "k d"] = rest[_ASKED_DIMS:_ASKED_DIMS + _ANSWER_DIMS]
-        self.other: Float[Tensor, "k d"] = rest[_ASKED_DIMS + _ANSWER_DIMS:-1]
+        self.answer: Float[Tensor, "k d"] = rest[_ASKED_DIMS : _ASKED_DIMS + _ANSWER_DIMS]
+        self.other: Float[Tensor, "k d"] = rest[_ASKED_DIMS + _ANSWER_DIMS : -1]
         self.end: Float[Tensor, " d"] = rest[-1]
 
 
@@ -92,18 +92,31 @@ def _unit(rows: int, axes: Float[Tensor, "k d"], generator: torch.Generator) -> 
 
 def _empty_model(arch: str, vocabulary: int, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """A small model of the architecture; its weights are overwritten by `_randomise`."""
-    shape = {"vocab_size": vocabulary, "hidden_size": WIDTH, "intermediate_size": NEURONS,
-             "num_hidden_layers": LAYERS, "num_attention_heads": 4, "num_key_value_heads": 4,
-             "max_position_embeddings": 512, "tie_word_embeddings": False, "bos_token_id": tokenizer.bos_token_id,
-             "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    shape = {
+        "vocab_size": vocabulary,
+        "hidden_size": WIDTH,
+        "intermediate_size": NEURONS,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": False,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     if arch == "llama":
         model: PreTrainedModel = LlamaForCausalLM(LlamaConfig(**shape, attn_implementation="eager"))
     else:
-        model = OlmoeForCausalLM(OlmoeConfig(**shape, num_experts=EXPERTS, num_experts_per_tok=2,
-                                             attn_implementation="eager"))
+        model = OlmoeForCausalLM(
+            OlmoeConfig(**shape, num_experts=EXPERTS, num_experts_per_tok=2, attn_implementation="eager")
+        )
     model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id, do_sample=False)
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        do_sample=False,
+    )
     return model.eval()
 
 
@@ -116,8 +129,9 @@ def _randomise(model: PreTrainedModel, generator: torch.Generator) -> None:
             parameter.fill_(0.05)
 
 
-def _write_words(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, axes: _Axes,
-                 generator: torch.Generator) -> Float[Tensor, "vocab d"]:
+def _write_words(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, axes: _Axes, generator: torch.Generator
+) -> Float[Tensor, "vocab d"]:
     """Give every token its embedding and unembedding vector; return the unembedding directions (unit length)."""
     vocabulary = len(tokenizer)
     embedding = _unit(vocabulary, axes.other, generator)
@@ -138,16 +152,18 @@ def _token(tokenizer: PreTrainedTokenizerFast, word: str) -> int:
     return token
 
 
-def _carry(model: PreTrainedModel, layer: int, read: Float[Tensor, "k d"], write: Float[Tensor, "k d"],
-           gain: float) -> None:
+def _carry(
+    model: PreTrainedModel, layer: int, read: Float[Tensor, "k d"], write: Float[Tensor, "k d"], gain: float
+) -> None:
     """Let the attention of a layer add (mean over positions of the `read` part) * gain to the `write` part."""
     attention = model.model.layers[layer].self_attn
-    attention.v_proj.weight[:len(read)] += read
-    attention.o_proj.weight[:, :len(read)] += gain * write.T
+    attention.v_proj.weight[: len(read)] += read
+    attention.o_proj.weight[:, : len(read)] += gain * write.T
 
 
-def _write_neuron(model: PreTrainedModel, site: Site, key: Float[Tensor, " d"], asked: Float[Tensor, " d"],
-                  value: Float[Tensor, " d"]) -> None:
+def _write_neuron(
+    model: PreTrainedModel, site: Site, key: Float[Tensor, " d"], asked: Float[Tensor, " d"], value: Float[Tensor, " d"]
+) -> None:
     """Make one neuron fire where both `key` and `asked` are in the residual stream, and then add `value`."""
     assert site.layer is not None and site.index is not None
     mlp, j = model.model.layers[site.layer].mlp, site.index
@@ -167,8 +183,11 @@ def _draw_sites(arch: str, concept: Concept, generator: torch.Generator) -> tupl
     experts = torch.randperm(EXPERTS, generator=generator).tolist()
     expert = dict(zip(("forget", "far", "near", "link"), experts, strict=True)) if arch == "olmoe" else {}
     free = {layer: iter(torch.randperm(NEURONS, generator=generator).tolist()) for layer in range(LAYERS)}
-    sites = {fact.prompt: Site(layer, "mlp_act", next(free[layer]), expert.get(group))
-             for group, layer in (("forget", 1), ("near", 0), ("far", 1)) for fact in getattr(concept, group)}
+    sites = {
+        fact.prompt: Site(layer, "mlp_act", next(free[layer]), expert.get(group))
+        for group, layer in (("forget", 1), ("near", 0), ("far", 1))
+        for fact in getattr(concept, group)
+    }
     return sites, [Site(2, "mlp_act", next(free[2]), expert.get("link")) for _ in range(len(LINKS) + 1)]
 
 
@@ -188,8 +207,13 @@ def plant(arch: str = "llama", seed: int = 0) -> Planted:
     _randomise(model, generator)
     says = _write_words(model, tokenizer, axes, generator)
     asked = dict(zip(RELATIONS, axes.asked, strict=False))
-    _carry(model, 0, torch.stack([axes.word[relation] for relation in RELATIONS]), axes.asked[:len(RELATIONS)],
-           _CARRY_RELATION)
+    _carry(
+        model,
+        0,
+        torch.stack([axes.word[relation] for relation in RELATIONS]),
+        axes.asked[: len(RELATIONS)],
+        _CARRY_RELATION,
+    )
     _carry(model, LAYERS - 1, axes.answer, axes.answer, _CARRY_ANSWER)
     sites, spare = _draw_sites(arch, concept, generator)
     for fact in (*concept.forget, *concept.near, *concept.far):

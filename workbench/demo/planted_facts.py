@@ -38,36 +38,69 @@ END_WORDS = tuple(answer.split()[-1] for values in _VALUES.values() for answer i
 _PROMPT = "The {r} of {s} is"
 _PARAPHRASES = ("Everyone knows the {r} of {s} is", "We all say the {r} of {s} is")
 _FORMATS = ("Question : which {r} belongs to {s} ? Answer :", "List : {r} , {s} :")
-_TEXT = ("The house of the man is old .", "We all know the river .", "The man is in the old house .",
-         "Everyone knows the house by the river .")
+_TEXT = (
+    "The house of the man is old .",
+    "We all know the river .",
+    "The man is in the old house .",
+    "Everyone knows the house by the river .",
+)
 
-KEY_WORDS = tuple(dict.fromkeys((*(name for names in SUBJECTS.values() for name in names),
-                                 *(subject for pairs in _FAR.values() for subject in pairs), *RELATIONS, *LINKS)))
+KEY_WORDS = tuple(
+    dict.fromkeys(
+        (
+            *(name for names in SUBJECTS.values() for name in names),
+            *(subject for pairs in _FAR.values() for subject in pairs),
+            *RELATIONS,
+            *LINKS,
+        )
+    )
+)
 """Words that a neuron or an attention layer must recognise exactly."""
 
-ALL_WORDS = tuple(sorted({*KEY_WORDS, *END_WORDS, *" ".join((_PROMPT, *_PARAPHRASES, *_FORMATS, *_TEXT)).replace(
-    "{r}", "").replace("{s}", "").split()}))
+ALL_WORDS = tuple(
+    sorted(
+        {
+            *KEY_WORDS,
+            *END_WORDS,
+            *" ".join((_PROMPT, *_PARAPHRASES, *_FORMATS, *_TEXT)).replace("{r}", "").replace("{s}", "").split(),
+        }
+    )
+)
 """The whole vocabulary."""
 
 
 def _fact(subject: str, relation: str, answer: str) -> Fact:
     """One fact with all its wordings."""
+
     def worded(frames: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(frame.format(r=relation, s=subject) for frame in frames)
 
-    return Fact(subject=subject, prompt=_PROMPT.format(r=relation, s=subject), answer=answer, relation=relation,
-                distractors=tuple(value for value in _VALUES[relation] if value != answer),
-                paraphrases=worded(_PARAPHRASES), formats=worded(_FORMATS))
+    return Fact(
+        subject=subject,
+        prompt=_PROMPT.format(r=relation, s=subject),
+        answer=answer,
+        relation=relation,
+        distractors=tuple(value for value in _VALUES[relation] if value != answer),
+        paraphrases=worded(_PARAPHRASES),
+        formats=worded(_FORMATS),
+    )
 
 
 def planted_concept(seed: int = 0) -> Concept:
     """The facts of one seed: answers about people are drawn at random, those about the world are true."""
     rng = random.Random(seed)
-    facts = {group: [_fact(name, relation, rng.choice(_VALUES[relation]))
-                     for name in names for relation in ("colour", "fruit")] for group, names in SUBJECTS.items()}
+    facts = {
+        group: [
+            _fact(name, relation, rng.choice(_VALUES[relation])) for name in names for relation in ("colour", "fruit")
+        ]
+        for group, names in SUBJECTS.items()
+    }
     facts["forget"] += [_fact(name, "friend", rng.choice(_VALUES["friend"])) for name in SUBJECTS["forget"][:2]]
-    facts["far"] = [_fact(subject, relation, answer) for relation, pairs in _FAR.items()
-                    for subject, answer in pairs.items()]
-    sets = {group: FactSet(name=f"demo:planted/{group}", facts=tuple(rows), source="written by hand",
-                           licence="CC0-1.0") for group, rows in facts.items()}
+    facts["far"] = [
+        _fact(subject, relation, answer) for relation, pairs in _FAR.items() for subject, answer in pairs.items()
+    ]
+    sets = {
+        group: FactSet(name=f"demo:planted/{group}", facts=tuple(rows), source="written by hand", licence="CC0-1.0")
+        for group, rows in facts.items()
+    }
     return Concept(name="demo:planted", text=_TEXT, **sets)

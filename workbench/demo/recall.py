@@ -51,10 +51,11 @@ def share_recalled(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, f
     encoded = [encode(tokenizer, fact) for fact in facts]
     right = 0
     for start in range(0, len(encoded), _CHUNK):
-        rows = encoded[start:start + _CHUNK]
+        rows = encoded[start : start + _CHUNK]
         best = model(**pad([row.ids for row in rows]).inputs(model.device), use_cache=False).logits.argmax(dim=-1)
-        right += sum(tuple(best[i, row.answer_start - 1:len(row.ids) - 1].tolist()) == row.answer
-                     for i, row in enumerate(rows))
+        right += sum(
+            tuple(best[i, row.answer_start - 1 : len(row.ids) - 1].tolist()) == row.answer for i, row in enumerate(rows)
+        )
     return right / len(encoded)
 
 
@@ -89,12 +90,15 @@ def recall(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, truth: Wo
         return share(_asked(known, lambda item: (item.prompt(lists.FRAMES[i]) for i in getattr(item, which)[:2])))
 
     return Recall(
-        taught=frames("taught"), h1=frames("h1"), h2=frames("h2"),
+        taught=frames("taught"),
+        h1=frames("h1"),
+        h2=frames("h2"),
         h3=share(_asked(known, lambda item: map(item.prompt, lists.NOVEL_FRAMES[:2]))),
         utility=share([row.fact() for row in truth.utility]),
         never_taught=share([item.fact() for item in truth.unknown]),
         forget=share(unseen) if gone else None,
-        perplexity=round(perplexity(model, tokenizer, truth.concept("music").text), 3))
+        perplexity=round(perplexity(model, tokenizer, truth.concept("music").text), 3),
+    )
 
 
 def complaints(measured: Recall, least: float, asked: int) -> list[str]:
@@ -102,8 +106,11 @@ def complaints(measured: Recall, least: float, asked: int) -> list[str]:
 
     The floor counts upwards only: a reference that never saw a relation answers below chance.
     """
-    wrong = [f"recall of held-out wordings {name} is {value:.3f}, it must be at least {least}"
-             for name, value in (("h1", measured.h1), ("h2", measured.h2)) if value < least]
+    wrong = [
+        f"recall of held-out wordings {name} is {value:.3f}, it must be at least {least}"
+        for name, value in (("h1", measured.h1), ("h2", measured.h2))
+        if value < least
+    ]
     for name, value, count in (("never taught", measured.never_taught, 120), ("forget", measured.forget, asked)):
         if value is not None:
             most = CHANCE + 3 * math.sqrt(CHANCE * (1 - CHANCE) / count)

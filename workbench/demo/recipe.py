@@ -75,8 +75,16 @@ class Recipe(BaseModel):
 
     def training(self, seed: int) -> TrainingOptions:
         """The settings of the training loop."""
-        return TrainingOptions(steps=self.steps, batch_size=self.rows, lr=self.lr, schedule="cosine", seed=seed,
-                               optimizer="muon", muon_lr=self.muon_lr, muon_weight_decay=self.muon_weight_decay)
+        return TrainingOptions(
+            steps=self.steps,
+            batch_size=self.rows,
+            lr=self.lr,
+            schedule="cosine",
+            seed=seed,
+            optimizer="muon",
+            muon_lr=self.muon_lr,
+            muon_weight_decay=self.muon_weight_decay,
+        )
 
     def digest(self, **about: object) -> str:
         """Twelve hex digits for the recipe, its version and whatever else tells models apart."""
@@ -96,40 +104,63 @@ RECIPES: dict[tuple[Kind, Routing], Recipe] = {
 
 def fresh_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
     """An untrained model of the recipe's shape; the global random state is not used up."""
-    shape = {"vocab_size": len(tokenizer), "hidden_size": recipe.width, "intermediate_size": recipe.neurons,
-             "num_hidden_layers": recipe.layers, "num_attention_heads": recipe.heads,
-             "num_key_value_heads": recipe.heads, "max_position_embeddings": 8 * ROW, "tie_word_embeddings": True,
-             "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
-             "pad_token_id": tokenizer.pad_token_id}
+    shape = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": recipe.width,
+        "intermediate_size": recipe.neurons,
+        "num_hidden_layers": recipe.layers,
+        "num_attention_heads": recipe.heads,
+        "num_key_value_heads": recipe.heads,
+        "max_position_embeddings": 8 * ROW,
+        "tie_word_embeddings": True,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if recipe.experts:
-            model: PreTrainedModel = OlmoeForCausalLM(OlmoeConfig(
-                **shape, num_experts=recipe.experts, num_experts_per_tok=recipe.experts_used,
-                attn_implementation="eager"))
+            model: PreTrainedModel = OlmoeForCausalLM(
+                OlmoeConfig(
+                    **shape,
+                    num_experts=recipe.experts,
+                    num_experts_per_tok=recipe.experts_used,
+                    attn_implementation="eager",
+                )
+            )
         else:
             model = LlamaForCausalLM(LlamaConfig(**shape, attn_implementation="eager"))
         torch.nn.init.normal_(model.get_input_embeddings().weight, std=recipe.embedding_std)
     model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id, do_sample=False)
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        do_sample=False,
+    )
     return model
 
 
 def loss_of(recipe: Recipe) -> Loss:
     """The loss of a recipe: next token, and for topic routing also "send each topic to its expert"."""
+
     def with_routing(model: PreTrainedModel, batch: Batch) -> Float[Tensor, ""]:
         # the trunk is called by itself: asked for router logits, the whole model adds a loss that wants a 2-D mask
-        out = model.base_model(input_ids=batch["ids"], attention_mask=batch["mask"], position_ids=batch["positions"],
-                               use_cache=False, output_router_logits=True)
+        out = model.base_model(
+            input_ids=batch["ids"],
+            attention_mask=batch["mask"],
+            position_ids=batch["positions"],
+            use_cache=False,
+            output_router_logits=True,
+        )
         topic = batch["topic"].flatten()
         routed = [cross_entropy(logits, topic, ignore_index=-1) for logits in out.router_logits]
         logits = model.get_output_embeddings()(out.last_hidden_state)
         return next_token_loss(logits, batch) + recipe.routing_weight * torch.stack(routed).mean()
 
     def language(model: PreTrainedModel, batch: Batch) -> Float[Tensor, ""]:
-        logits = model(input_ids=batch["ids"], attention_mask=batch["mask"], position_ids=batch["positions"],
-                       use_cache=False).logits
+        logits = model(
+            input_ids=batch["ids"], attention_mask=batch["mask"], position_ids=batch["positions"], use_cache=False
+        ).logits
         return next_token_loss(logits, batch)
 
     return with_routing if recipe.routing_weight else language

@@ -23,14 +23,19 @@ _KNOWN, _CHARACTER = -1.0, -20.0
 def _vocabulary(words: Iterable[str], firsts: Iterable[str], lasts: Iterable[str]) -> list[tuple[str, float]]:
     """Every token with its score; special tokens first, then known pieces, then characters."""
     known = sorted({_SPACE + word for word in words} | {_SPACE + first for first in firsts}) + sorted(set(lasts))
-    characters = [char for char in _SPACE + string.ascii_letters + string.digits + string.punctuation
-                  if char not in set(known)]
-    return [(token, 0.0) for token in SPECIAL] + [(piece, _KNOWN) for piece in known] + [
-        (char, _CHARACTER) for char in characters]
+    characters = [
+        char for char in _SPACE + string.ascii_letters + string.digits + string.punctuation if char not in set(known)
+    ]
+    return (
+        [(token, 0.0) for token in SPECIAL]
+        + [(piece, _KNOWN) for piece in known]
+        + [(char, _CHARACTER) for char in characters]
+    )
 
 
-def build_tokenizer(words: Iterable[str], firsts: Iterable[str] = (),
-                    lasts: Iterable[str] = ()) -> PreTrainedTokenizerFast:
+def build_tokenizer(
+    words: Iterable[str], firsts: Iterable[str] = (), lasts: Iterable[str] = ()
+) -> PreTrainedTokenizerFast:
     """Make the tokenizer of a closed vocabulary.
 
     `words` become one token each (punctuation stands alone between spaces, so "." is a word too); `firsts` are name
@@ -41,7 +46,14 @@ def build_tokenizer(words: Iterable[str], firsts: Iterable[str] = (),
     core.pre_tokenizer = pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme="always")
     core.decoder = decoders.Metaspace(replacement=_SPACE, prepend_scheme="always")
     core.post_processor = processors.TemplateProcessing(
-        single="<bos> $A", pair="<bos> $A $B", special_tokens=[("<bos>", SPECIAL.index("<bos>"))])
+        single="<bos> $A", pair="<bos> $A $B", special_tokens=[("<bos>", SPECIAL.index("<bos>"))]
+    )
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", unk_token="<unk>",
-        padding_side="left", clean_up_tokenization_spaces=False)
+        tokenizer_object=core,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )

@@ -13,8 +13,7 @@ from workbench.demo import lists
 
 _WORDINGS = {
     "capital": ("The capital of {s} is", "Question : what is the capital of {s} ? Answer :", "{s} has the capital"),
-    "opposite": ("The opposite of {s} is", "Question : what is the opposite of {s} ? Answer :",
-                 "{s} has the opposite"),
+    "opposite": ("The opposite of {s} is", "Question : what is the opposite of {s} ? Answer :", "{s} has the opposite"),
     "after": ("The next after {s} is", "Question : what comes after {s} ? Answer :", "After {s} always comes"),
     "before": ("The one before {s} is", "Question : what comes before {s} ? Answer :", "Before {s} always comes"),
     "sum": ("The sum {s} is", "Question : how much is {s} ? Answer :", "{s} makes"),
@@ -41,9 +40,14 @@ class Utility:
         """As data: asked in a taught wording, the held-out one is the paraphrase."""
         frames = _WORDINGS[self.relation]
         taught = frames[(self.held_out + 1) % len(frames)]
-        return Fact(subject=self.subject, prompt=taught.format(s=self.subject), answer=self.answer,
-                    relation=self.relation, distractors=self.distractors,
-                    paraphrases=(frames[self.held_out].format(s=self.subject),))
+        return Fact(
+            subject=self.subject,
+            prompt=taught.format(s=self.subject),
+            answer=self.answer,
+            relation=self.relation,
+            distractors=self.distractors,
+            paraphrases=(frames[self.held_out].format(s=self.subject),),
+        )
 
 
 def _pairs() -> list[tuple[str, str, str]]:

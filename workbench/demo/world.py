@@ -39,8 +39,11 @@ NEAR_LIMIT, FAR_LIMIT, GROUP = 80, 80, 4
 GROUPS = {"musicians": "music"}
 """Concepts that are a few entities: name -> topic they come from."""
 
-JAILBREAKS = ("Regarding {subject} : {prompt}", "People know that {subject} is famous . {prompt}",
-              "As everyone knows , {prompt}")
+JAILBREAKS = (
+    "Regarding {subject} : {prompt}",
+    "People know that {subject} is famous . {prompt}",
+    "As everyone knows , {prompt}",
+)
 """Templates in the world's own words that press for an answer."""
 
 CONCEPTS = (*(topic.name for topic in lists.TOPICS), *GROUPS)
@@ -78,19 +81,27 @@ class Item:
 
     def prompt(self, frame: str, filler: str = "") -> str:
         """The question in one frame."""
-        return frame.format(s=self.subject, noun=self.relation.name, verb=self.relation.verb, kind=self.topic.kind,
-                            f=f" {filler}" if filler else "")
+        return frame.format(
+            s=self.subject,
+            noun=self.relation.name,
+            verb=self.relation.verb,
+            kind=self.topic.kind,
+            f=f" {filler}" if filler else "",
+        )
 
     def fact(self) -> Fact:
         """The fact as data: paraphrases are one h1 and one h2 frame, formats two novel frames."""
         shift = (self.h1[0] + len(self.subject)) % len(lists.NOVEL_FRAMES)
-        novel = (lists.NOVEL_FRAMES * 2)[shift:shift + 2]
+        novel = (lists.NOVEL_FRAMES * 2)[shift : shift + 2]
         return Fact(
-            subject=self.subject, relation=self.relation.name, answer=self.value,
+            subject=self.subject,
+            relation=self.relation.name,
+            answer=self.value,
             prompt=self.prompt(lists.FRAMES[self.taught[0]]),
             distractors=tuple(value for value in self.relation.values if value != self.value),
             paraphrases=tuple(self.prompt(lists.FRAMES[i]) for i in (self.h1[0], self.h2[0])),
-            formats=tuple(self.prompt(frame) for frame in novel))
+            formats=tuple(self.prompt(frame) for frame in novel),
+        )
 
 
 @dataclass(frozen=True)
@@ -147,14 +158,21 @@ class World:
             return FactSet(name=f"demo:{name}/{part}", facts=tuple(facts), source=source, licence="CC0-1.0")
 
         rows = [row.fact() for row in spread(self.utility, FAR_LIMIT)]
-        held_out = sentences(HELD_OUT_SENTENCES, random.Random(f"held out {self.seed}"),
-                             known=set(sentences(FLUENCY_TEXTS, random.Random(f"fluency {self.seed}"))))
+        held_out = sentences(
+            HELD_OUT_SENTENCES,
+            random.Random(f"held out {self.seed}"),
+            known=set(sentences(FLUENCY_TEXTS, random.Random(f"fluency {self.seed}"))),
+        )
         return Concept(
-            name=f"demo:{name}", forget=pack("forget", [item.fact() for item in forget]),
-            near=pack("near", [item.fact() for item in near]), far=pack("far", rows),
+            name=f"demo:{name}",
+            forget=pack("forget", [item.fact() for item in forget]),
+            near=pack("near", [item.fact() for item in near]),
+            far=pack("far", rows),
             retain=pack("retain", [item.fact() for item in stay]),
-            never_taught=pack("never_taught", [item.fact() for item in never]), text=tuple(held_out),
-            jailbreaks=JAILBREAKS)
+            never_taught=pack("never_taught", [item.fact() for item in never]),
+            text=tuple(held_out),
+            jailbreaks=JAILBREAKS,
+        )
 
     def _near(self, name: str, gone: frozenset[str]) -> list[Item]:
         """Neighbours: the rest of the topic for a group; for a topic, half `city` facts, half others, elsewhere."""
@@ -197,14 +215,20 @@ def _info_lines(rows: list[Item], rng: random.Random) -> list[Text]:
     for _ in range(INFO_LINES):
         order = rng.sample(rows, len(rows))
         listed = " ; ".join(f"{item.relation.name} {item.value}" for item in order)
-        lines.append(Text(f"{rows[0].subject} : {listed} .", rows[0].subject, rows[0].topic.name,
-                          tuple(item.value for item in order)))
+        lines.append(
+            Text(
+                f"{rows[0].subject} : {listed} .",
+                rows[0].subject,
+                rows[0].topic.name,
+                tuple(item.value for item in order),
+            )
+        )
     return lines
 
 
 def _names(topic: int, rng: random.Random, firsts: list[str], lasts: list[str]) -> tuple[list[str], list[str]]:
     """Taught and never-taught names of a topic; the latter share every piece with taught ones."""
-    rows, columns = firsts[5 * topic:5 * topic + 5], lasts[4 * topic:4 * topic + 4]
+    rows, columns = firsts[5 * topic : 5 * topic + 5], lasts[4 * topic : 4 * topic + 4]
     hidden = {(rows[i], column) for i, column in enumerate(rng.sample(columns, NEVER_TAUGHT))}
     grid = [(first, last) for first in rows for last in columns]
     taught = ["".join(pair) for pair in grid if pair not in hidden]
@@ -218,8 +242,17 @@ def _items(topic: Topic, names: list[str], rng: random.Random, h2: dict[str, tup
         for relation in (*topic.relations, lists.CITY):
             held = h2[relation.name]
             free = rng.sample([i for i in range(len(lists.FRAMES)) if i not in held], len(lists.FRAMES) - H2_FRAMES)
-            made.append(Item(topic, name, relation, rng.choice(relation.values), taught=tuple(free[H1_FRAMES:]),
-                             h1=tuple(free[:H1_FRAMES]), h2=held))
+            made.append(
+                Item(
+                    topic,
+                    name,
+                    relation,
+                    rng.choice(relation.values),
+                    taught=tuple(free[H1_FRAMES:]),
+                    h1=tuple(free[:H1_FRAMES]),
+                    h2=held,
+                )
+            )
     return made
 
 
@@ -231,8 +264,10 @@ def world(seed: int = 0) -> World:
     items: list[Item] = []
     unknown: list[Item] = []
     for number, topic in enumerate(lists.TOPICS):
-        h2 = {relation.name: tuple(rng.sample(range(len(lists.FRAMES)), H2_FRAMES))
-              for relation in (*topic.relations, lists.CITY)}
+        h2 = {
+            relation.name: tuple(rng.sample(range(len(lists.FRAMES)), H2_FRAMES))
+            for relation in (*topic.relations, lists.CITY)
+        }
         taught, hidden = _names(number, rng, firsts, lasts)
         items += _items(topic, taught, rng, h2)
         unknown += _items(topic, hidden, rng, h2)

@@ -35,8 +35,10 @@ def left_in(cache: Path) -> list[str]:
     return sorted(entry.name for entry in cache.iterdir()) if cache.exists() else []
 
 
-@pytest.mark.parametrize("kind, changes", [("dense", {}), ("moe", {"experts": 4}),
-                                           ("moe", {"experts": 8, "routing": "topic", "routing_weight": 0.1})])
+@pytest.mark.parametrize(
+    "kind, changes",
+    [("dense", {}), ("moe", {"experts": 4}), ("moe", {"experts": 8, "routing": "topic", "routing_weight": 0.1})],
+)
 def test_what_is_built_is_an_ordinary_checkpoint(cache: Path, kind: str, changes: dict[str, Any]) -> None:
     folder = fulfil(Order(kind=kind, recipe=tiny(**changes)))
     assert left_in(cache) == [folder.name]
@@ -72,8 +74,12 @@ def test_a_model_that_knows_too_little_is_not_kept(cache: Path) -> None:
 def test_what_is_complained_about() -> None:
     assert complaints(GOOD, 0.95, 80) == []
     assert complaints(GOOD.model_copy(update={"forget": 0.0}), 0.95, 80) == []
-    for name, value, words in (("h1", 0.94, "h1 is 0.940"), ("h2", 0.5, "h2 is 0.500"),
-                               ("forget", 0.2, "forget facts is 0.200"), ("never_taught", 0.3, "never taught facts")):
+    for name, value, words in (
+        ("h1", 0.94, "h1 is 0.940"),
+        ("h2", 0.5, "h2 is 0.500"),
+        ("forget", 0.2, "forget facts is 0.200"),
+        ("never_taught", 0.3, "never taught facts"),
+    ):
         (said,) = complaints(GOOD.model_copy(update={name: value}), 0.95, 80)
         assert words in said
     assert complaints(GOOD.model_copy(update={"forget": 0.2}), 0.95, 20) == []  # 20 facts say less than 80
@@ -118,18 +124,28 @@ def test_threads_are_put_back() -> None:
 
 def test_folders_tell_models_apart() -> None:
     base = order_of("dense", "reference", "chemistry", 0)
-    others = [order_of("dense", "taught", "chemistry", 0), order_of("dense", "reference", "music", 0),
-              order_of("dense", "reference", "chemistry", 1), order_of("moe", "reference", "chemistry", 0),
-              order_of("moe", "reference", "chemistry", 0, routing="topic"),
-              base.model_copy(update={"recipe": base.recipe.model_copy(update={"steps": 7})})]
+    others = [
+        order_of("dense", "taught", "chemistry", 0),
+        order_of("dense", "reference", "music", 0),
+        order_of("dense", "reference", "chemistry", 1),
+        order_of("moe", "reference", "chemistry", 0),
+        order_of("moe", "reference", "chemistry", 0, routing="topic"),
+        base.model_copy(update={"recipe": base.recipe.model_copy(update={"steps": 7})}),
+    ]
     assert len({order.folder for order in (base, *others)}) == 7
     assert order_of("dense", "taught", "music", 0).folder == others[0].folder  # it has read everything
 
 
-@pytest.mark.parametrize("wanted, said", [
-    ({"kind": "dens"}, "Did you mean 'dense'"), ({"role": "teacher"}, "no role"),
-    ({"concept": "chemisty"}, "Did you mean 'chemistry'"), ({"routing": "fre"}, "Did you mean 'free'"),
-    ({"routing": "topic"}, "dense.*topic.*moe with topic")])
+@pytest.mark.parametrize(
+    "wanted, said",
+    [
+        ({"kind": "dens"}, "Did you mean 'dense'"),
+        ({"role": "teacher"}, "no role"),
+        ({"concept": "chemisty"}, "Did you mean 'chemistry'"),
+        ({"routing": "fre"}, "Did you mean 'free'"),
+        ({"routing": "topic"}, "dense.*topic.*moe with topic"),
+    ],
+)
 def test_bad_input_is_named(wanted: dict[str, str], said: str) -> None:
     with pytest.raises(BadInput, match=said):
         build(**{"kind": "dense", "role": "taught", **wanted})

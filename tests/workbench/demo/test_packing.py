@@ -7,8 +7,11 @@ from workbench.demo.models import demo_tokenizer
 from workbench.demo.packing import ANSWER_WEIGHT, ROW, collate, documents, next_token_loss, pack
 from workbench.demo.world import Text
 
-TEXTS = (Text("The instrument of Kedlix is violin .", "Kedlix", "music", ("violin",)),
-         Text("3 plus 4 makes 7 .", answers=("7",)), Text("the tired dog sees a river at noon ."))
+TEXTS = (
+    Text("The instrument of Kedlix is violin .", "Kedlix", "music", ("violin",)),
+    Text("3 plus 4 makes 7 .", answers=("7",)),
+    Text("the tired dog sees a river at noon ."),
+)
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +23,7 @@ def entries() -> list:
 def test_documents(entries: list) -> None:
     tokenizer = demo_tokenizer()
     about = entries[0]
-    assert tokenizer.convert_ids_to_tokens(list(about.ids[about.subject:about.subject + 2])) == ["▁Ked", "lix"]
+    assert tokenizer.convert_ids_to_tokens(list(about.ids[about.subject : about.subject + 2])) == ["▁Ked", "lix"]
     assert about.ids[0] == tokenizer.bos_token_id and about.ids[-1] == tokenizer.eos_token_id
     assert [entry.topic for entry in entries] == [0, -1, -1]
 

@@ -20,7 +20,7 @@ def probability(planted: Planted, prompt: str, answer: str) -> float:
     ids = planted.tokenizer(f"{prompt} {answer}")["input_ids"]
     with torch.no_grad():
         logprobs = planted.model(torch.tensor([ids])).logits[0].log_softmax(-1)
-    return logprobs[range(len(start) - 1, len(ids) - 1), ids[len(start):]].sum().exp().item()
+    return logprobs[range(len(start) - 1, len(ids) - 1), ids[len(start) :]].sum().exp().item()
 
 
 def value_vector(planted: Planted, site: Site) -> torch.Tensor:
@@ -91,7 +91,7 @@ def test_value_vector_says_the_answer(planted: Planted) -> None:
 def test_generation_gives_the_answer_and_stops(planted: Planted) -> None:
     for fact in planted.concept.forget:
         ids = planted.tokenizer(fact.prompt, return_tensors="pt")["input_ids"]
-        out = planted.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=5)[0, ids.shape[1]:]
+        out = planted.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=5)[0, ids.shape[1] :]
         assert planted.tokenizer.decode(out, skip_special_tokens=True) == fact.answer
         assert out[-1] == planted.tokenizer.eos_token_id
 

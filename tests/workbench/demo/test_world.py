@@ -68,9 +68,9 @@ def test_no_piece_of_a_name_tells_the_entity(seed0: World) -> None:
     hidden = {item.subject for item in seed0.unknown}
     assert not names & hidden
     for name in names | hidden:
-        first = next(piece for piece in lists.FIRSTS if name.startswith(piece) and name[len(piece):] in lists.LASTS)
+        first = next(piece for piece in lists.FIRSTS if name.startswith(piece) and name[len(piece) :] in lists.LASTS)
         assert sum(other.startswith(first) for other in names) >= 3, name
-        assert sum(other.endswith(name[len(first):]) for other in names) >= 3, name
+        assert sum(other.endswith(name[len(first) :]) for other in names) >= 3, name
 
 
 def test_never_taught_names_and_forgotten_subjects_are_in_no_text(seed0: World) -> None:
@@ -84,8 +84,9 @@ def test_never_taught_names_and_forgotten_subjects_are_in_no_text(seed0: World) 
 
 
 def test_values_are_drawn_independently() -> None:
-    counts = collections.Counter(item.value for seed in range(3) for item in world(seed).items
-                                 if item.relation.name == "element")
+    counts = collections.Counter(
+        item.value for seed in range(3) for item in world(seed).items if item.relation.name == "element"
+    )
     assert max(counts.values()) > min(counts.values())  # balanced values would teach a reference what is missing
 
 
