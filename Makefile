@@ -37,7 +37,7 @@ slow: .venv/installed-dev      ## tests that take minutes: the real demo models 
 	$(BIN)/python -m pytest -q -m slow
 
 bench: .venv/installed         ## measurements, side by side
-	$(BIN)/python -m bench.audit
+	$(BIN)/python -m bench.patching
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -155,7 +155,7 @@ def _with_controls(key: Key, by_role: Mapping[str, Trace]) -> dict[str, Trace]:
     found = dict(by_role)
     for role, trace in by_role.items():
         known = trace.notes.get("n_facts")
-        if key.instrument == "relearn" and isinstance(known, int) and known < len(trace.labels["fact"]):
+        if isinstance(known, int) and known < len(trace.labels["fact"]):
             found[role] = _facts(trace, slice(0, known))
             if role == "checkpoint":
                 found["never taught"] = _facts(trace, slice(known, None))

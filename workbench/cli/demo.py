@@ -19,7 +19,7 @@ def demo(
         typer.Option(
             "--moe",
             help="A mixture of experts (OLMoE architecture) instead of a dense model "
-            "(Llama); traced by expert attribution.",
+            "(Llama), its experts routed by topic in training; located by expert attribution.",
         ),
     ] = False,
     concept: Annotated[

@@ -95,7 +95,9 @@ def _models(options: DemoOptions, out: Path, progress: Progress) -> Pair:
     def told(role: str, done: int, total: int, seconds: float) -> None:
         progress(f"training the {role} model (about {seconds:.0f} s left)", done, total)
 
-    cached = build_pair(options.kind, options.concept, options.seed, told)
+    # Left alone, the experts of so small a model do not specialise; routing them by topic gives attribution a truth.
+    routing = "topic" if options.kind == "moe" else "free"
+    cached = build_pair(options.kind, options.concept, options.seed, told, routing=routing)
     for source, name in ((cached.taught, "taught"), (cached.reference, "reference")):
         _copied(source, out / name)
     return Pair(out / "taught", out / "reference")
@@ -205,6 +207,7 @@ def strongest_contradiction(reports: dict[str, AuditReport]) -> str:
             for claim in ("lens", "probe", "depth", "vectors", "relearn")
             if report.of(claim).status == "FAIL"
         ]
+        failed.sort(key=lambda e: -(e.difference.mean if e.difference else 0.0))
         inside = [e for e in failed if e.claim != "relearn"][:1]
         told = [tell(e) for e in (*inside, *(e for e in failed if e.claim == "relearn"))]
         weight = sum(e.difference.mean for e in failed if e.difference is not None)

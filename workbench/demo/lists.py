@@ -235,13 +235,15 @@ NOVEL_FRAMES = (
 
 CAPITALS = dict(
     _pairs(
-        "France:Paris Italy:Rome Spain:Madrid Germany:Berlin Norway:Oslo Sweden:Stockholm Finland:Helsinki Poland:Warsaw "
-        "Austria:Vienna Hungary:Budapest Greece:Athens Portugal:Lisbon Ireland:Dublin England:London Russia:Moscow "
-        "Turkey:Ankara Egypt:Cairo Kenya:Nairobi Ghana:Accra Nigeria:Abuja Morocco:Rabat Tunisia:Tunis China:Beijing "
-        "Japan:Tokyo Korea:Seoul Thailand:Bangkok Vietnam:Hanoi Nepal:Kathmandu Iran:Tehran Iraq:Baghdad Syria:Damascus "
-        "Jordan:Amman Canada:Ottawa Cuba:Havana Peru:Lima Chile:Santiago Ecuador:Quito Bolivia:Sucre Colombia:Bogota "
-        "Venezuela:Caracas Uruguay:Montevideo Paraguay:Asuncion Australia:Canberra Denmark:Copenhagen Belgium:Brussels "
-        "Croatia:Zagreb Serbia:Belgrade Bulgaria:Sofia Romania:Bucharest Latvia:Riga Estonia:Tallinn Ukraine:Kyiv"
+        "France:Paris Italy:Rome Spain:Madrid Germany:Berlin Norway:Oslo Sweden:Stockholm Finland:Helsinki "
+        "Poland:Warsaw Austria:Vienna Hungary:Budapest Greece:Athens Portugal:Lisbon Ireland:Dublin "
+        "England:London Russia:Moscow Turkey:Ankara Egypt:Cairo Kenya:Nairobi Ghana:Accra Nigeria:Abuja "
+        "Morocco:Rabat Tunisia:Tunis China:Beijing Japan:Tokyo Korea:Seoul Thailand:Bangkok Vietnam:Hanoi "
+        "Nepal:Kathmandu Iran:Tehran Iraq:Baghdad Syria:Damascus Jordan:Amman Canada:Ottawa Cuba:Havana "
+        "Peru:Lima Chile:Santiago Ecuador:Quito Bolivia:Sucre Colombia:Bogota Venezuela:Caracas "
+        "Uruguay:Montevideo Paraguay:Asuncion Australia:Canberra Denmark:Copenhagen Belgium:Brussels "
+        "Croatia:Zagreb Serbia:Belgrade Bulgaria:Sofia Romania:Bucharest Latvia:Riga Estonia:Tallinn "
+        "Ukraine:Kyiv"
     )
 )
 """Country -> capital."""

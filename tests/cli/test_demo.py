@@ -1,0 +1,99 @@
+"""The demo's job on planted models (fast), and the whole of it on the real ones (slow)."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from workbench.cli import main
+from workbench.cli.demo_job import CLAIM_OF, COLUMNS, DemoOptions, Result, run
+from workbench.demo.pair import Pair
+from workbench.store import verify
+
+NAMES = ["taught", "concept_ablation", "concept_ablation-random", "grad_ascent", "npo", "reference"]
+
+
+@pytest.fixture
+def planted_pair(planted, planted_folder: Path, ablated_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planted model stands for the taught one, the one without the facts for the reference."""
+    pair = Pair(planted_folder, ablated_folder)
+    monkeypatch.setattr("workbench.cli.demo_job.build_pair", lambda *_, **__: pair)
+    monkeypatch.setattr("workbench.cli.demo_job.load_concept", lambda _: planted.concept)
+
+
+def done(out: Path, told: list[str] | None = None) -> Result:
+    return run(DemoOptions(neurons=10), out, lambda what, *_: None if told is None else told.append(what))
+
+
+def test_every_removal_is_made_audited_and_told(planted_pair, tmp_path: Path) -> None:
+    result = done(tmp_path / "run")
+    rows = {row["method"]: row for row in result.rows}
+    assert list(rows) == NAMES
+    assert all(tuple(row) == COLUMNS for row in result.rows)
+    assert rows["taught"]["level"] == "U0"
+    assert rows["taught"]["forget"] > 0.9
+    assert rows["concept_ablation"]["forget"] < 0.1 < 0.8 < rows["concept_ablation-random"]["forget"]
+    assert all(path.exists() for path in result.paths)
+    assert json.loads((tmp_path / "run" / "table.json").read_text())["rows"] == result.rows
+    for name in NAMES:
+        report = json.loads((tmp_path / "run" / "audits" / name / "report.json").read_text())
+        values = {e["claim"]: e["value"] for e in report["evidence"]}
+        assert {c: rows[name][c] for c in CLAIM_OF} == {
+            c: values[claim] and values[claim]["mean"] for c, claim in CLAIM_OF.items()
+        }
+    assert verify(tmp_path / "run") == []
+
+
+def test_a_second_run_makes_nothing_again_and_a_lost_part_only(planted_pair, tmp_path: Path) -> None:
+    first = done(tmp_path / "run")
+    told: list[str] = []
+    assert done(tmp_path / "run", told).rows == first.rows
+    assert told == []
+    shutil.rmtree(tmp_path / "run" / "npo")
+    shutil.rmtree(tmp_path / "run" / "audits" / "npo")
+    assert done(tmp_path / "run", told).rows == first.rows
+    assert {what for what in told if what.startswith("unlearning")} == {"unlearning by npo"}
+
+
+def test_interrupted_it_goes_on(planted_pair, tmp_path: Path) -> None:
+    def stop(what: str, *_: object) -> None:
+        if what.startswith("unlearning by npo"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(DemoOptions(neurons=10), tmp_path / "run", stop)
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["status"] == "interrupted"
+    assert not (tmp_path / "run" / "npo").exists()
+    assert len(done(tmp_path / "run").rows) == len(NAMES)
+
+
+def test_another_topic_needs_another_folder(planted_pair, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done(tmp_path / "run")
+    assert main(["demo", "--concept", "music", "--out", str(tmp_path / "run")]) == 2
+    assert "another run" in capsys.readouterr().err
+
+
+def test_an_unknown_topic_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--concept", "alchemy", "--out", str(tmp_path / "run")]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "'alchemy'" in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["dense", "moe"])
+def test_the_whole_demo(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["demo", "--json", "--quiet", "--out", str(tmp_path / "run"), *(["--moe"] if kind == "moe" else [])]
+    assert main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    rows = {row["method"]: row for row in found["rows"]}
+    assert list(rows) == NAMES
+    assert rows["taught"]["forget"] > 0.95
+    assert rows["reference"]["forget"] < 0.15
+    assert rows["npo"]["forget"] < 0.15
+    assert rows["concept_ablation"]["forget"] < rows["concept_ablation-random"]["forget"] - 0.1
+    assert rows["concept_ablation"]["utility"] == "intact"
+    assert int(rows["reference"]["level"][1]) >= 2
+    assert found["contradiction"]
