@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from audits.claims import CLAIMS, NOT_BUILT, Claim
-from audits.judge import Judge, JudgeOptions, depth_kept
+from audits.items import depth_kept
+from audits.judge import Judge, JudgeOptions
 from audits.verdict import contradictions, ladder, utility_of
 from workbench.evidence import Estimate, Evidence
 from workbench.trace import Trace
@@ -99,10 +100,10 @@ def test_one_layer_that_knows_is_enough() -> None:
 
 
 def test_layer_intervals_widen_with_the_number_of_layers() -> None:
-    rng = np.random.default_rng(1)
+    one_layer = np.random.default_rng(1).uniform(size=(1, N))
 
     def width(count: int) -> float:
-        values = rng.uniform(size=(1, N)).repeat(count, axis=0)
+        values = one_layer.repeat(count, axis=0)
         trace = Trace(
             "logit_lens",
             values,

@@ -9,25 +9,34 @@ import pytest
 from workbench.cli import main
 from workbench.cli.demo_job import CLAIM_OF, COLUMNS, DemoOptions, Result, run
 from workbench.demo.pair import Pair
-from workbench.store import verify
+from workbench.store import RunFolder, verify
 
 NAMES = ["taught", "concept_ablation", "concept_ablation-random", "grad_ascent", "npo", "reference"]
 
 
-@pytest.fixture
-def planted_pair(planted, planted_folder: Path, ablated_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def planted_pair(planted, planted_folder: Path, ablated_folder: Path):
     """The planted model stands for the taught one, the one without the facts for the reference."""
     pair = Pair(planted_folder, ablated_folder)
-    monkeypatch.setattr("workbench.cli.demo_job.build_pair", lambda *_, **__: pair)
-    monkeypatch.setattr("workbench.cli.demo_job.load_concept", lambda _: planted.concept)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("workbench.cli.demo_job.build_pair", lambda *_, **__: pair)
+        patch.setattr("workbench.cli.demo_job.load_concept", lambda _: planted.concept)
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(planted_pair, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """A finished run; copy it before changing anything."""
+    out = tmp_path_factory.mktemp("demo") / "run"
+    return out, done(out)
 
 
 def done(out: Path, told: list[str] | None = None) -> Result:
     return run(DemoOptions(neurons=10), out, lambda what, *_: None if told is None else told.append(what))
 
 
-def test_every_removal_is_made_audited_and_told(planted_pair, tmp_path: Path) -> None:
-    result = done(tmp_path / "run")
+def test_every_removal_is_made_audited_and_told(finished) -> None:
+    out, result = finished
     rows = {row["method"]: row for row in result.rows}
     assert list(rows) == NAMES
     assert all(tuple(row) == COLUMNS for row in result.rows)
@@ -35,18 +44,19 @@ def test_every_removal_is_made_audited_and_told(planted_pair, tmp_path: Path) ->
     assert rows["taught"]["forget"] > 0.9
     assert rows["concept_ablation"]["forget"] < 0.1 < 0.8 < rows["concept_ablation-random"]["forget"]
     assert all(path.exists() for path in result.paths)
-    assert json.loads((tmp_path / "run" / "table.json").read_text())["rows"] == result.rows
+    assert json.loads((out / "table.json").read_text())["rows"] == result.rows
     for name in NAMES:
-        report = json.loads((tmp_path / "run" / "audits" / name / "report.json").read_text())
+        report = json.loads((out / "audits" / name / "report.json").read_text())
         values = {e["claim"]: e["value"] for e in report["evidence"]}
         assert {c: rows[name][c] for c in CLAIM_OF} == {
             c: values[claim] and values[claim]["mean"] for c, claim in CLAIM_OF.items()
         }
-    assert verify(tmp_path / "run") == []
+    assert verify(out) == []
 
 
-def test_a_second_run_makes_nothing_again_and_a_lost_part_only(planted_pair, tmp_path: Path) -> None:
-    first = done(tmp_path / "run")
+def test_a_second_run_makes_nothing_again_and_a_lost_part_only(finished, tmp_path: Path) -> None:
+    out, first = finished
+    shutil.copytree(out, tmp_path / "run")
     told: list[str] = []
     assert done(tmp_path / "run", told).rows == first.rows
     assert told == []
@@ -69,7 +79,7 @@ def test_interrupted_it_goes_on(planted_pair, tmp_path: Path) -> None:
 
 
 def test_another_topic_needs_another_folder(planted_pair, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    done(tmp_path / "run")
+    RunFolder.claim(tmp_path / "run", {"verb": "demo", **DemoOptions().spec()})
     assert main(["demo", "--concept", "music", "--out", str(tmp_path / "run")]) == 2
     assert "another run" in capsys.readouterr().err
 
