@@ -6,10 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from audits.attacks.relearn import Relearn
+from audits.read import ReadingOptions
 from workbench.cli import main
 from workbench.cli.demo_job import CLAIM_OF, COLUMNS, DemoOptions, Result, run
+from workbench.datasets import load_concept
 from workbench.demo.pair import Pair
 from workbench.store import RunFolder, verify
+
+QUICK = DemoOptions(
+    neurons=10,
+    reading=ReadingOptions(probe_seeds=1, trace_facts=2, relearn=Relearn(steps=(0, 2), seeds=(0,), share=0.2)),
+)
 
 NAMES = ["taught", "concept_ablation", "concept_ablation-random", "grad_ascent", "npo", "reference"]
 
@@ -32,7 +40,7 @@ def finished(planted_pair, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
 
 
 def done(out: Path, told: list[str] | None = None) -> Result:
-    return run(DemoOptions(neurons=10), out, lambda what, *_: None if told is None else told.append(what))
+    return run(QUICK, out, lambda what, *_: None if told is None else told.append(what))
 
 
 def test_every_removal_is_made_audited_and_told(finished) -> None:
@@ -72,7 +80,7 @@ def test_interrupted_it_goes_on(planted_pair, tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(DemoOptions(neurons=10), tmp_path / "run", stop)
+        run(QUICK, tmp_path / "run", stop)
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["status"] == "interrupted"
     assert not (tmp_path / "run" / "npo").exists()
     assert len(done(tmp_path / "run").rows) == len(NAMES)
@@ -84,7 +92,10 @@ def test_another_topic_needs_another_folder(planted_pair, tmp_path: Path, capsys
     assert "another run" in capsys.readouterr().err
 
 
-def test_an_unknown_topic_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_topic_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workbench.cli.demo_job.load_concept", load_concept)
     assert main(["demo", "--concept", "alchemy", "--out", str(tmp_path / "run")]) == 2
     out, err = capsys.readouterr()
     assert out == ""

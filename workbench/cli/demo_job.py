@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from audits.auditor import audit
+from audits.read import ReadingOptions
 from audits.verdict import GOOD, tell
 from interventions import INTERVENTIONS
 from probes import PROBES
@@ -51,6 +52,8 @@ class DemoOptions(Method):
     """How many traced sites the concept ablation gets."""
     neurons: int = Field(48, ge=1)
     """How many value vectors it damages; the random control damages as many."""
+    reading: ReadingOptions = ReadingOptions()
+    """What the audits read, with what budget."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ def run(options: DemoOptions, out: Path, progress: Progress) -> Result:
     with folder.running():
         _models(options, out, progress)
         subjects = _unlearn(options, concept, out, progress)
-        reports = dict(_audits(subjects, concept, out, progress))
+        reports = dict(_audits(subjects, concept, options.reading, out, progress))
         rows = [row_of(name, report) for name, report in reports.items()]
         told = strongest_contradiction(reports)
         write_json(out / "table.json", {"rows": rows, "contradiction": told})
@@ -166,21 +169,21 @@ def _fits(
 # ---- audit
 
 
-def _audits(names: Sequence[str], concept: Concept, out: Path, progress: Progress) -> Iterator[tuple[str, AuditReport]]:
+def _audits(
+    names: Sequence[str], concept: Concept, reading: ReadingOptions, out: Path, progress: Progress
+) -> Iterator[tuple[str, AuditReport]]:
     """One audit a checkpoint. The reference is audited without one: compared with itself it would pass unseen."""
     for name in names:
-        reference = None if name == "reference" else out / "reference"
-        yield (
-            name,
-            audit(
-                out / name,
-                base=out / "taught",
-                reference=reference,
-                concept=concept,
-                out=out / "audits" / name,
-                progress=progress,
-            ),
+        report = audit(
+            out / name,
+            base=out / "taught",
+            reference=None if name == "reference" else out / "reference",
+            concept=concept,
+            out=out / "audits" / name,
+            reading=reading,
+            progress=progress,
         )
+        yield name, report
 
 
 def row_of(name: str, report: AuditReport) -> dict[str, Any]:
