@@ -106,11 +106,12 @@ def card(report: AuditReport) -> str:
 
 
 def _html(view: Mapping[str, Any]) -> str:
-    return render("report.html", {**view, "style": _style(), "plotly": Markup(get_plotlyjs())})
+    return render("report.html", {**view, "style": report_style(), "plotly": Markup(get_plotlyjs())})
 
 
 @cache
-def _style() -> Markup:
+def report_style() -> Markup:
+    """The style sheet of reports and of the demo page."""
     return Markup(resources.files("workbench").joinpath("templates/report.css").read_text("utf-8"))
 
 

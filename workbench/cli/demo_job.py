@@ -25,8 +25,10 @@ from workbench.edits import WeightEdit
 from workbench.evidence import LEVELS, AuditReport
 from workbench.model import HookedModel
 from workbench.registry import Method
+from workbench.report import report_style
 from workbench.sites import Site
 from workbench.store import RunFolder, write_atomically, write_json
+from workbench.templating import render
 from workbench.trace import Trace
 
 Progress = Callable[[str, int, int], None]
@@ -37,6 +39,10 @@ COLUMNS = ("method", "forget", "near", "far", "probe", "lens", "relearn", "level
 
 CLAIM_OF = {"forget": "direct", "near": "near", "far": "far", "probe": "probe", "lens": "lens", "relearn": "relearn"}
 """Column -> the claim whose value it shows."""
+
+
+LOCALISER = {"dense": "causal_trace", "moe": "expert_attribution"}
+"""Kind of model -> the probe that says where the concept lives."""
 
 
 class DemoOptions(Method):
@@ -84,12 +90,14 @@ def run(options: DemoOptions, out: Path, progress: Progress) -> Result:
         rows = [row_of(name, report) for name, report in reports.items()]
         told = strongest_contradiction(reports)
         write_json(out / "table.json", {"rows": rows, "contradiction": told})
-    paths = [
-        *(out / "audits" / name / "report.html" for name in reports),
-        *sorted(out.glob("*.html")),
-        *(out / name for name in reports),
-    ]
-    return Result(rows, told, paths)
+        page = write_atomically(out / "index.html", _page(options, concept, rows, told).encode())
+    return Result(rows, told, [page, *(out / "audits" / name / "report.html" for name in reports)])
+
+
+def _page(options: DemoOptions, concept: Concept, rows: list[dict[str, Any]], told: str) -> str:
+    """The table as a page that leads to the reports and the trace."""
+    values = {"concept": concept.name, "rows": rows, "contradiction": told, "columns": COLUMNS, "style": report_style()}
+    return render("demo.html", {**values, "trace": f"{LOCALISER[options.kind]}.html"})
 
 
 def _models(options: DemoOptions, out: Path, progress: Progress) -> Pair:
@@ -137,7 +145,7 @@ def _unlearn(options: DemoOptions, concept: Concept, out: Path, progress: Progre
 
 def _localise(options: DemoOptions, model: HookedModel, concept: Concept, out: Path, progress: Progress) -> list[Site]:
     """Where the concept lives, by the localiser that fits the architecture; the trace and its picture are kept."""
-    name = "expert_attribution" if options.kind == "moe" else "causal_trace"
+    name = LOCALISER[options.kind]
     progress(f"locating the concept ({name})", 0, 1)
     facts = concept.forget.take(list(range(0, len(concept.forget), 4)), "every fourth")
     trace: Trace = PROBES.load(name)(**({"score": "gradient"} if options.kind == "moe" else {})).look(model, facts)
