@@ -14,7 +14,7 @@ from typing import Any
 
 from audits.claims import CLAIMS
 from audits.judge import Judge, JudgeOptions
-from audits.read import Progress, Reader, ReadingOptions, Readings, read, read_depth, stored, vectors_of
+from audits.read import Progress, Reader, ReadingOptions, Readings, read, read_depth, stored
 from audits.verdict import contradictions, ladder, utility_of
 from workbench.cache import cache_folder
 from workbench.checkpoint import Checkpoint
@@ -22,7 +22,6 @@ from workbench.concepts import Concept
 from workbench.errors import BadInput
 from workbench.evidence import AuditReport, Role
 from workbench.report import write_report
-from workbench.sites import Site
 from workbench.store import RunFolder, environment, now, question_id
 from workbench.trace import Trace
 
@@ -108,6 +107,7 @@ def question_of(
         "concept": concept.digest,
         "reading": reading.spec(),
         "judging": judging.spec(),
+        "code": code_digest(),  # other instruments, another question: an old verdict is not passed off as a new one
     }
 
 
@@ -157,10 +157,10 @@ def _read_all(
 ) -> dict[str, Readings]:
     folders = reading_folders(roles, concept, reading, device)
     found: dict[str, Readings] = {}
-    vectors: tuple[Site, ...] = ()
     for role in ("base", *(r for r in ("reference", "checkpoint") if r in roles)):
-        found[role] = _read_one(roles[role], Reader(concept, reading, vectors), folders[role], device, progress)
-        vectors = vectors or vectors_of(found["base"])
+        found[role] = _read_one(
+            roles[role], Reader(concept, reading, found.get("base")), folders[role], device, progress
+        )
     donors = {role: (folders[role], traces["states.forget"]) for role, traces in found.items()}
     missing = [role for role in donors if stored(folders[role], DEPTH) is None]
     for role in donors:

@@ -1,8 +1,8 @@
 """THE TABLE: every question an audit asks, which reading answers it, and which level needs it.
 
 A claim reads one number a fact (higher means more knowledge left, or for utility more knowledge kept) for the audited
-checkpoint, the base and the reference. A new question is one row. A row whose instrument does not exist yet is kept:
-it is reported as not run and caps the level, because a rung without its evidence is not reached.
+checkpoint, the base and the reference. A new question is one row. A row that nothing could be read for is reported as
+not run and caps the level: a rung without its evidence is not reached.
 """
 
 from dataclasses import dataclass
@@ -142,7 +142,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "patch_back",
-        "Do the answers come back when the base's activations are patched in?",
+        "Do the answers come back when its neurons are made to fire as the base's do?",
         "recoverability",
         4,
         "patch_back.forget",
@@ -160,6 +160,3 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("far", "Does it still know unrelated things?", "utility", None, "accuracy.far", "share of facts"),
     Claim("fluency", "Does it still write fluently?", "utility", None, "perplexity.text", "nats per token"),
 )
-
-NOT_BUILT = {"patch_back.forget": "patching back is not built in this version"}
-"""Readings of the table that no instrument takes yet, and what to say about them."""

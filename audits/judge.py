@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import Field
 
-from audits.claims import NOT_BUILT, Claim
+from audits.claims import Claim
 from audits.items import Items, Readings, floor_items, items_of, knowledge_items
 from workbench.evidence import Estimate, Evidence, Status
 from workbench.registry import Method
@@ -66,8 +66,6 @@ class Judge:
 
     def one(self, claim: Claim) -> Evidence:
         """The evidence for one claim."""
-        if claim.reading in NOT_BUILT:
-            return self._missing(claim, NOT_BUILT[claim.reading])
         if claim.reading not in self.after or claim.reading not in self.base:
             return self._missing(claim, _why_absent(claim, self.reference is not None))
         if claim.axis == "utility":
@@ -281,6 +279,8 @@ def _why_absent(claim: Claim, has_reference: bool) -> str:
     instrument, _, on = claim.reading.partition(".")
     if claim.id == "depth" and not has_reference:
         return "it is measured against a retrained reference; give one with --reference"
+    if instrument == "patch_back":
+        return "the neurons of a mixture of experts cannot be patched in this version"
     if instrument == "linear_probes":
         return "the concept has no near or retain facts in the forgotten relations to train probes on; add some"
     needs = {

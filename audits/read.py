@@ -22,6 +22,7 @@ from probes.depth_score import DepthScore, States
 from probes.expert_attribution import ExpertAttribution
 from probes.linear_probes import LinearProbes
 from probes.logit_lens import LogitLens
+from probes.patch_back import Coefficients, PatchBack
 from workbench.concepts import Concept, FactSet
 from workbench.edits import Edit
 from workbench.errors import BadInput
@@ -66,8 +67,8 @@ class Reader:
     """What to ask about."""
     options: ReadingOptions
     """With what budget."""
-    vectors: tuple[Site, ...] = ()
-    """The base's concept vectors; empty while the base itself is read, which finds them."""
+    base: Readings | None = None
+    """What the base read: the vectors to follow, the coefficients to patch back. None while the base itself is read."""
 
     def plan(self, model: HookedModel) -> dict[str, Callable[[], Trace]]:
         """Every reading this model and concept allow, in the order they are taken."""
@@ -120,6 +121,10 @@ class Reader:
             )
         if model.mixture_layers:
             jobs["expert_attribution.forget"] = _bind(ExpertAttribution().look, model, facts)
+        if not model.mixture_layers:
+            if self.base is None:
+                jobs["coefficients.forget"] = _bind(Coefficients().look, model, facts)
+            jobs["patch_back.forget"] = lambda: self._patch_back(model)
         return {**jobs, "concept_vectors.forget": lambda: self._snapshot(model)}
 
     def _probes(self, model: HookedModel) -> Trace:
@@ -130,11 +135,21 @@ class Reader:
         trace = LinearProbes(seeds=self.options.probe_seeds).look(model, both, train=self.probe_training())
         return replace(trace, notes={**trace.notes, "n_facts": len(self.concept.forget)})
 
+    def _patch_back(self, model: HookedModel) -> Trace:
+        """With the base's coefficients; the base gets its own, which changes nothing."""
+        facts = self.concept.forget
+        donor = self.base["coefficients.forget"] if self.base else Coefficients().look(model, facts)
+        return PatchBack().look(model, facts, donor)
+
     def _snapshot(self, model: HookedModel) -> Trace:
-        sites = self.vectors or tuple(
-            ConceptVectors(score="effect", keep=self.options.vectors, describe=0)
-            .look(model, self.concept.forget)
-            .top("site", self.options.vectors)
+        sites = (
+            vectors_of(self.base)
+            if self.base
+            else tuple(
+                ConceptVectors(score="effect", keep=self.options.vectors, describe=0)
+                .look(model, self.concept.forget)
+                .top("site", self.options.vectors)
+            )
         )
         vocabulary = len(model.unembedding)  # in a small vocabulary the top 50 of any two vectors overlap by chance
         return snapshot(model, sites, k=min(self.options.vector_tokens, max(5, vocabulary // 20)))

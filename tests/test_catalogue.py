@@ -32,6 +32,8 @@ ENTRIES = [
 NOT_LISTED = {
     "probes.depth_score:States": "its states mean something only in another model, so the audit takes them",
     "probes.depth_score:DepthScore": "it needs a second model's states, so the audit takes it",
+    "probes.patch_back:Coefficients": "they mean something only in another model, so the audit takes them",
+    "probes.patch_back:PatchBack": "it needs the base's coefficients, so the audit takes it",
 }
 """Methods that no catalogue holds, and why."""
 

@@ -147,10 +147,10 @@ class WeightEdit(Edit):
                     change.apply(model.hf.get_parameter(name))
             yield
 
-    def write(self, model: HookedModel, out: Path) -> Checkpoint:
+    def write(self, model: HookedModel, out: Path | str) -> Checkpoint:
         """Write the edited model as a new checkpoint folder in which exactly the edited tensors differ."""
         with self.on(model):
-            return save_checkpoint(model, out)
+            return save_checkpoint(model, Path(out))
 
     def receipt(self, model: HookedModel) -> list[dict[str, Any]]:
         """What the edit changes, a row a tensor: how many entries, and the Frobenius norm of the change."""

@@ -67,7 +67,7 @@ EXPECTED = {
 }
 """Readings every report has a place for."""
 
-NOT_DRAWN = ("states",)
+NOT_DRAWN = ("states", "coefficients")
 """Raw material of other readings, too large to draw."""
 
 

@@ -93,7 +93,7 @@ class RunFolder:
             if found != run.run_id:
                 raise BadInput(
                     f"The folder {str(path)!r} holds another run ({found}, this one is {run.run_id}): other "
-                    "checkpoint, concept or options. Name another folder with --out, or remove it"
+                    "checkpoint, concept, options or version. Name another folder with --out, or remove it"
                 )
             return run
         run.write_manifest("started")

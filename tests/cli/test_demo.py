@@ -9,7 +9,7 @@ import pytest
 from audits.attacks.relearn import Relearn
 from audits.read import ReadingOptions
 from workbench.cli import main
-from workbench.cli.demo_job import CLAIM_OF, COLUMNS, DemoOptions, Result, run
+from workbench.cli.demo_job import CLAIM_OF, COLUMNS, DemoOptions, Result, question_of, run
 from workbench.datasets import load_concept
 from workbench.demo.pair import Pair
 from workbench.store import RunFolder, verify
@@ -87,7 +87,7 @@ def test_interrupted_it_goes_on(planted_pair, tmp_path: Path) -> None:
 
 
 def test_another_topic_needs_another_folder(planted_pair, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    RunFolder.claim(tmp_path / "run", {"verb": "demo", **DemoOptions().spec()})
+    RunFolder.claim(tmp_path / "run", question_of(DemoOptions()))
     assert main(["demo", "--concept", "music", "--out", str(tmp_path / "run")]) == 2
     assert "another run" in capsys.readouterr().err
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from audits.auditor import audit
+from audits.auditor import audit, code_digest
 from audits.read import ReadingOptions
 from audits.verdict import GOOD, tell
 from interventions import INTERVENTIONS
@@ -82,7 +82,7 @@ def run(options: DemoOptions, out: Path, progress: Progress) -> Result:
         RunError: when a demo model could not be trained.
     """
     concept = load_concept(f"demo:{options.concept}")
-    folder = RunFolder.claim(out, {"verb": "demo", **options.spec()})
+    folder = RunFolder.claim(out, question_of(options))
     with folder.running():
         _models(options, out, progress)
         subjects = _unlearn(options, concept, out, progress)
@@ -92,6 +92,11 @@ def run(options: DemoOptions, out: Path, progress: Progress) -> Result:
         write_json(out / "table.json", {"rows": rows, "contradiction": told})
         page = write_atomically(out / "index.html", _page(options, concept, rows, told).encode())
     return Result(rows, told, [page, *(out / "audits" / name / "report.html" for name in reports)])
+
+
+def question_of(options: DemoOptions) -> dict[str, Any]:
+    """What a demo run answers; other instruments make it another question."""
+    return {"verb": "demo", **options.spec(), "code": code_digest()}
 
 
 def _page(options: DemoOptions, concept: Concept, rows: list[dict[str, Any]], told: str) -> str:
