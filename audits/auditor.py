@@ -50,7 +50,7 @@ def audit(
         checkpoint: the model that is said to have forgotten.
         base: the model it was made from.
         concept: what it is said to have forgotten, and what it must still know.
-        reference: the model retrained without the concept, if there is one; without it the level ends at U4.
+        reference: the model retrained without the concept, if there is one; without it the level ends at U2.
         out: run folder to write (readings, report.json, report.html, report.md); nothing is written when None.
         reading: what is read, with what budget.
         judging: margins, fixed before the run.

@@ -68,7 +68,8 @@ def floor_items(claim: Claim, readings: Readings) -> Items | None:
     if own is not None and "n_facts" in own.notes:  # the control facts stand behind the others in the same trace
         known = int(own.notes["n_facts"])
         return items_of(own, slice(known, None)) if known < len(own.labels["fact"]) else None
-    trace = readings.get(f"{claim.reading.partition('.')[0]}.never_taught")
+    instrument = claim.reading.partition(".")[0]
+    trace = readings.get(f"{'accuracy' if instrument == 'patch_back' else instrument}.never_taught")
     return None if trace is None else items_of(trace)
 
 

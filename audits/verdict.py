@@ -99,6 +99,7 @@ PHRASES = {
     "vectors": "the concept's value vectors still promote {value:.2f} of their top tokens",
     "relearn": "a short relearning on a few facts brings back {value:.2f} of the others",
     "quantise": "rounding to 4 bits brings back {value:.2f}",
+    "patch_back": "with the base's neuron coefficients put in, its own value vectors say {value:.2f} of them",
     "membership": "its losses betray what it was trained on (AUC {value:.2f})",
 }
 """How an inner reading that contradicts the outputs is told."""

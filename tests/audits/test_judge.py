@@ -148,6 +148,18 @@ def test_relearning_is_judged_after_the_last_step_on_facts_the_attacker_did_not_
     assert (alone.compared_with, alone.floor.mean) == ("never taught", 0.0)
 
 
+def test_patching_back_without_a_reference_is_held_against_guessing() -> None:
+    never = facts(0.1, subjects=[f"n{i}" for i in range(10)])
+    reading = BY_ID["patch_back"].reading
+
+    def judged_alone(value: float) -> Evidence:
+        after = {reading: facts(value), "accuracy.never_taught": never}
+        return Judge(after, {reading: facts(1.0)}, None, QUICK).one(BY_ID["patch_back"])
+
+    assert (judged_alone(0.8).status, judged_alone(0.8).compared_with) == ("FAIL", "never taught")
+    assert judged_alone(0.1).status == "PASS"
+
+
 def test_depth_is_zero_at_the_reference_and_one_when_nothing_was_lost() -> None:
     rng = np.random.default_rng(0)
     drops = layers(0, 0, 0)

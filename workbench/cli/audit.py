@@ -35,7 +35,7 @@ def audit(
         typer.Option(
             "--reference",
             metavar="DIR",
-            help="The model retrained without the concept; without it the level ends at U4.",
+            help="The model retrained without the concept; without it the level ends at U2.",
         ),
     ] = None,
     rejudge: Annotated[

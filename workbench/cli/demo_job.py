@@ -41,6 +41,9 @@ CLAIM_OF = {"forget": "direct", "near": "near", "far": "far", "probe": "probe", 
 """Column -> the claim whose value it shows."""
 
 
+INSIDE, RECOVERED = ("lens", "probe", "depth", "vectors"), ("patch_back", "relearn")
+"""Claims that can contradict silent outputs: what still reads the answers, and what brings them back."""
+
 LOCALISER = {"dense": "causal_trace", "moe": "expert_attribution"}
 """Kind of model -> the probe that says where the concept lives."""
 
@@ -218,14 +221,10 @@ def strongest_contradiction(reports: dict[str, AuditReport]) -> str:
         direct = report.of("direct")
         if name in ("taught", "reference") or direct.value is None or direct.status not in GOOD:
             continue
-        failed = [
-            report.of(claim)
-            for claim in ("lens", "probe", "depth", "vectors", "relearn")
-            if report.of(claim).status == "FAIL"
-        ]
+        failed = [report.of(claim) for claim in (*INSIDE, *RECOVERED) if report.of(claim).status == "FAIL"]
         failed.sort(key=lambda e: -(e.difference.mean if e.difference else 0.0))
-        inside = [e for e in failed if e.claim != "relearn"][:1]
-        told = [tell(e) for e in (*inside, *(e for e in failed if e.claim == "relearn"))]
+        inside = [e for e in failed if e.claim in INSIDE][:1]
+        told = [tell(e) for e in (*inside, *(e for e in failed if e.claim in RECOVERED))]
         weight = sum(e.difference.mean for e in failed if e.difference is not None)
         if told and weight > best[0]:
             best = (
