@@ -31,6 +31,9 @@ DEPTH = "depth_score.forget"
 READING_CODE = ("workbench/*.py", "probes/*.py", "audits/read.py", "audits/behaviour/*.py", "audits/attacks/*.py")
 """Files whose change makes a stored reading stale."""
 
+VERDICT_CODE = (*READING_CODE, "audits/*.py")
+"""Files whose change makes a stored verdict stale."""
+
 
 def audit(
     checkpoint: Checkpoint | Path | str,
@@ -107,7 +110,9 @@ def question_of(
         "concept": concept.digest,
         "reading": reading.spec(),
         "judging": judging.spec(),
-        "code": code_digest(),  # other instruments, another question: an old verdict is not passed off as a new one
+        "code": code_digest(
+            VERDICT_CODE
+        ),  # other instruments, another question: an old verdict is not passed off as a new one
     }
 
 
@@ -194,11 +199,11 @@ def _read_one(checkpoint: Checkpoint, reader: Reader, folder: Path, device: str,
 
 
 @cache
-def code_digest() -> str:
-    """sha256 over the code that reads, not over what judges or draws: a changed instrument reuses no old reading."""
+def code_digest(patterns: tuple[str, ...] = READING_CODE) -> str:
+    """sha256 over the files of this project that match, not over those that only draw."""
     root = Path(__file__).resolve().parent.parent
     total = hashlib.sha256()
-    for pattern in READING_CODE:
+    for pattern in patterns:
         for file in sorted(root.glob(pattern)):
             if not file.name.startswith(("figures", "report", "card")):
                 total.update(file.read_bytes())

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from audits.auditor import audit, code_digest
+from audits.auditor import VERDICT_CODE, audit, code_digest
 from audits.read import ReadingOptions
 from audits.verdict import GOOD, tell
 from interventions import INTERVENTIONS
@@ -99,7 +99,7 @@ def run(options: DemoOptions, out: Path, progress: Progress) -> Result:
 
 def question_of(options: DemoOptions) -> dict[str, Any]:
     """What a demo run answers; other instruments make it another question."""
-    return {"verb": "demo", **options.spec(), "code": code_digest()}
+    return {"verb": "demo", **options.spec(), "code": code_digest(VERDICT_CODE)}
 
 
 def _page(options: DemoOptions, concept: Concept, rows: list[dict[str, Any]], told: str) -> str:
