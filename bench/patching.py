@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from workbench.demo.models import demo_tokenizer
-from workbench.model import HookedModel, put
+from workbench.hooks import put
+from workbench.model import HookedModel
 from workbench.sites import Site
 from workbench.tokens import pad
 

@@ -22,7 +22,8 @@ from pydantic import Field
 from torch import Tensor
 
 from workbench.concepts import FactSet
-from workbench.model import HookedModel, Rewrite, put
+from workbench.hooks import Rewrite, put
+from workbench.model import HookedModel
 from workbench.registry import Method
 from workbench.scoring import batch_of, chunks, score_batch
 from workbench.sites import Site

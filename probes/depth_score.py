@@ -14,7 +14,8 @@ import torch
 
 from workbench.concepts import FactSet
 from workbench.errors import BadInput
-from workbench.model import HookedModel, put
+from workbench.hooks import put
+from workbench.model import HookedModel
 from workbench.registry import Method
 from workbench.scoring import chunks, score, score_batch
 from workbench.sites import Site

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from workbench.concepts import FactSet
 from workbench.errors import BadInput
-from workbench.model import HookedModel, Rewrite, put
+from workbench.hooks import Rewrite, put
+from workbench.model import HookedModel
 from workbench.registry import Method
 from workbench.scoring import chunks, score_batch
 from workbench.sites import Site

@@ -8,4 +8,4 @@ from platformdirs import user_cache_dir
 
 def cache_folder() -> Path:
     """The cache folder; not made here."""
-    return Path(os.environ.get("WORKBENCH_CACHE_DIR") or user_cache_dir("unlearning-workbench"))
+    return Path(os.environ.get("WORKBENCH_CACHE_DIR") or user_cache_dir("unlearning-workbench")).expanduser()

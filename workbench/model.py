@@ -9,19 +9,20 @@ sum to the residual stream, the value vectors sum to the MLP's output. A failed 
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from workbench.concepts import Fact, FactSet
 from workbench.errors import BadInput
+from workbench.hooks import READ_ONLY, Rewrite, chain, hooked, keep
 from workbench.model_sites import Lens, Tap, lens_of, path_of, taps_of
 from workbench.sites import Site
 from workbench.tokens import Batch, Encoded, encode
@@ -29,15 +30,6 @@ from workbench.value_vectors import ValueVectors
 
 if TYPE_CHECKING:
     import workbench.training
-
-Rewrite = Callable[[Tensor], Tensor]
-"""What a site's value becomes: (row, pos, width) in, the same shape out."""
-
-READ_ONLY = {
-    "resid_mid": "the tap is the MLP norm's input, so a rewrite would miss the skip connection; rewrite attn_out",
-    "router": "the choice of experts is made beside the logits, so rewriting them would change nothing",
-}
-"""Parts that can be read but not rewritten at their tap, and why."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +40,6 @@ class Run:
     """Next-token logits, None when not asked for."""
     acts: dict[Site, Tensor]
     """Value of every site read: (row, pos, width), or (row, pos) for a single neuron."""
-
-
-def put(rows: Int[Tensor, " n"], positions: Int[Tensor, " n"], values: Float[Tensor, "n width"]) -> Rewrite:
-    """A rewrite that stores `values[i]` at (rows[i], positions[i]) and leaves the rest."""
-
-    def rewrite(value: Tensor) -> Tensor:
-        changed = value.clone()
-        changed[rows.to(value.device), positions.to(value.device)] = values.to(value.device, value.dtype)
-        return changed
-
-    return rewrite
 
 
 class HookedModel:
@@ -323,33 +304,13 @@ class HookedModel:
             changes.setdefault(site.whole, []).append(change)
         with ExitStack() as hooks, torch.set_grad_enabled(grad):
             for site, functions in changes.items():
-                hooks.enter_context(self._hook(site, _chain(functions)))
+                hooks.enter_context(hooked(self.hf, self.tap(site), chain(functions)))
             for site in dict.fromkeys(site.whole for site in read):
-                hooks.enter_context(self._hook(site, _keep(acts, site)))
-            keep = {} if logits else {"logits_to_keep": 1}
-            out = self.hf(**batch.inputs(self.device), use_cache=False, **keep)
+                hooks.enter_context(hooked(self.hf, self.tap(site), keep(acts, site)))
+            only = {} if logits else {"logits_to_keep": 1}
+            out = self.hf(**batch.inputs(self.device), use_cache=False, **only)
         chosen = {site: acts[site.whole] if site.index is None else acts[site.whole][..., site.index] for site in read}
         return Run(out.logits if logits else None, chosen)
-
-    def _hook(self, site: Site, change: Rewrite) -> AbstractContextManager[Any]:
-        tap = self.tap(site)
-        module = self.hf.get_submodule(tap.path)
-
-        def on_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-            if args:
-                return (change(args[0]), *args[1:]), kwargs
-            return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
-
-        def on_output(_: nn.Module, __: Any, output: Any) -> Any:
-            if isinstance(output, tuple):
-                return (change(output[0]), *output[1:])
-            return change(output)
-
-        if tap.side == "in":
-            handle = module.register_forward_pre_hook(on_input, with_kwargs=True)
-        else:
-            handle = module.register_forward_hook(on_output)
-        return _removing(handle)
 
     # ---- edits
 
@@ -384,28 +345,3 @@ def _boot(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Lens:
             f"TransformerLens does not know the architecture {type(hf).__name__}: {str(error)[:120]}. "
             "The workbench opens architectures TransformerLens has an adapter for"
         ) from None
-
-
-def _chain(functions: Sequence[Rewrite]) -> Rewrite:
-    def change(value: Tensor) -> Tensor:
-        for function in functions:
-            value = function(value)
-        return value
-
-    return change
-
-
-def _keep(acts: dict[Site, Tensor], site: Site) -> Rewrite:
-    def keep(value: Tensor) -> Tensor:
-        acts[site] = value
-        return value
-
-    return keep
-
-
-@contextlib.contextmanager
-def _removing(handle: Any) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        handle.remove()

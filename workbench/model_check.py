@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from workbench.errors import BadInput
-from workbench.model import READ_ONLY, HookedModel
+from workbench.hooks import READ_ONLY
+from workbench.model import HookedModel
 from workbench.sites import Site
 from workbench.tokens import Batch, pad
 

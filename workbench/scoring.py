@@ -14,7 +14,8 @@ from torch import Tensor
 
 from workbench.concepts import Fact
 from workbench.errors import BadInput
-from workbench.model import HookedModel, Rewrite
+from workbench.hooks import Rewrite
+from workbench.model import HookedModel
 from workbench.sites import Site
 from workbench.tokens import Batch, Encoded, pad
 

@@ -4,7 +4,8 @@ import torch
 from workbench.checkpoint import Checkpoint
 from workbench.demo.planted import plant
 from workbench.errors import BadInput
-from workbench.model import HookedModel, put
+from workbench.hooks import put
+from workbench.model import HookedModel
 from workbench.model_check import check, probe_batch
 from workbench.model_sites import twin_of
 from workbench.sites import Site

@@ -9,7 +9,6 @@ unlearning method does; the reference is the model that never learned, made by t
 
 import contextlib
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -17,11 +16,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
-import platformdirs
 import torch
 from pydantic import BaseModel, ConfigDict
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from workbench.cache import cache_folder
 from workbench.demo import lists
 from workbench.demo.packing import collate, documents, pack
 from workbench.demo.recall import Recall, complaints, recall
@@ -82,8 +81,7 @@ class Order(BaseModel):
 
 def cache_root() -> Path:
     """Folder of the demo models: `$WORKBENCH_CACHE_DIR`, else the user's cache folder."""
-    chosen = os.environ.get("WORKBENCH_CACHE_DIR")
-    return (Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("unlearning-workbench")) / "demo"
+    return cache_folder() / "demo"
 
 
 def demo_tokenizer() -> PreTrainedTokenizerFast:
