@@ -25,6 +25,7 @@ from workbench.errors import BadInput
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+EVENTS = "events.jsonl"
 PACKAGES = ("torch", "transformers", "transformer-lens", "numpy", "scipy", "scikit-learn", "safetensors", "plotly")
 
 
@@ -115,7 +116,7 @@ class RunFolder:
             {
                 str(p.relative_to(self.path)): file_digest(p)
                 for p in sorted(self.path.rglob("*"))
-                if p.is_file() and p.name not in (MANIFEST, "events.jsonl") and not p.name.startswith(".")
+                if p.is_file() and p.name not in (MANIFEST, EVENTS) and not p.name.startswith(".")
             }
             if status == "success"
             else {}
@@ -137,7 +138,7 @@ class RunFolder:
 
     def event(self, **fields: Any) -> None:
         """Append one line to events.jsonl, so that a running run can be watched."""
-        with (self.path / "events.jsonl").open("a") as stream:
+        with (self.path / EVENTS).open("a") as stream:
             stream.write(json.dumps({"at": now(), **fields}) + "\n")
 
     @contextlib.contextmanager
@@ -149,10 +150,22 @@ class RunFolder:
             self.write_manifest("interrupted")
             raise
         except Exception as error:
-            with contextlib.suppress(BadInput):
-                self.write_manifest("error", error=f"{type(error).__name__}: {error}")
+            if not (isinstance(error, BadInput) and self._withdrawn()):
+                with contextlib.suppress(BadInput):
+                    self.write_manifest("error", error=f"{type(error).__name__}: {error}")
             raise
         self.write_manifest("success")
+
+    def _withdrawn(self) -> bool:
+        """Take the folder away again if it holds nothing but this run's own marks: bad input leaves nothing behind."""
+        there = [p for p in self.path.rglob("*") if p.is_file()]
+        if any(p.name not in (MANIFEST, EVENTS) for p in there):
+            return False
+        for mark in there:
+            mark.unlink()
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
+        return True
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

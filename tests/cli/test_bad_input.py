@@ -149,7 +149,8 @@ def test_a_full_disk_leaves_nothing_half_written(
         message = refused(*command)
     assert "No space left on device" in message and "run the same command again" in message
     left = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
-    assert len(left) == writes and not any(path.name.startswith(".") for path in left)
+    kept = 0 if writes == 1 else writes  # a run of which only the manifest stands is taken away again
+    assert len(left) == kept and not any(path.name.startswith(".") for path in left)
     for path in left:
         if path.suffix == ".json":
             json.loads(path.read_text())

@@ -82,6 +82,20 @@ def test_the_manifest_says_how_it_ended(tmp_path: Path, error: BaseException | N
     assert run.finished == (status == "success")
 
 
+def test_bad_input_leaves_no_folder_but_keeps_what_was_made(tmp_path: Path) -> None:
+    def fail(name: str, made: bool) -> Path:
+        run = RunFolder.claim(tmp_path / name, QUESTION)
+        with pytest.raises(BadInput, match="no such thing"), run.running():
+            run.event(doing="looking")
+            if made:
+                write_json(run.path / "one.json", 1)
+            raise BadInput("no such thing")
+        return run.path
+
+    assert not fail("empty", made=False).exists()
+    assert read_manifest(fail("full", made=True))["status"] == "error"
+
+
 def test_verify_finds_what_was_changed_or_lost(tmp_path: Path) -> None:
     run = RunFolder.claim(tmp_path / "run", QUESTION)
     assert "not finished" in verify(run.path)[0]
