@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -161,10 +162,7 @@ class RunFolder:
         there = [p for p in self.path.rglob("*") if p.is_file()]
         if any(p.name not in (MANIFEST, EVENTS) for p in there):
             return False
-        for mark in there:
-            mark.unlink()
-        with contextlib.suppress(OSError):
-            self.path.rmdir()
+        shutil.rmtree(self.path, ignore_errors=True)  # only marks and empty folders are left in it
         return True
 
 
