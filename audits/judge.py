@@ -83,7 +83,8 @@ class Judge:
         if not pairs:
             return self._missing(
                 claim,
-                "no fact could be read here, or there is neither a reference nor never-taught facts to compare with",
+                "no fact could be read here (the lens needs distractors), or there is neither a reference "
+                "nor never-taught facts to compare with",
             )
         level = 1 - 0.05 / len(pairs)
         drawn = {place: self._difference_draws(pair) for place, pair in pairs.items()}
