@@ -76,7 +76,7 @@ def audit(
         return read_report(run.path)
     if run is None:
         return _judged(roles, concept, options, _read_all(roles, concept, options[0], device, progress), question)
-    with run.running():
+    with run.running(inputs={role: checkpoint.shards for role, checkpoint in roles.items()}):
         run.event(doing="reading", concept=concept.name)
         readings = _read_all(roles, concept, options[0], device, progress)
         report = _judged(roles, concept, options, readings, question)

@@ -143,19 +143,19 @@ class RunFolder:
             stream.write(json.dumps({"at": now(), **fields}) + "\n")
 
     @contextlib.contextmanager
-    def running(self) -> Iterator["RunFolder"]:
-        """Mark the run finished, failed or interrupted when the block ends."""
+    def running(self, **about: Any) -> Iterator["RunFolder"]:
+        """Mark the run finished, failed or interrupted when the block ends; `about` goes into its manifest."""
         try:
             yield self
         except KeyboardInterrupt:
-            self.write_manifest("interrupted")
+            self.write_manifest("interrupted", **about)
             raise
         except Exception as error:
             if not (isinstance(error, BadInput) and self._withdrawn()):
                 with contextlib.suppress(BadInput):
-                    self.write_manifest("error", error=f"{type(error).__name__}: {error}")
+                    self.write_manifest("error", error=f"{type(error).__name__}: {error}", **about)
             raise
-        self.write_manifest("success")
+        self.write_manifest("success", **about)
 
     def _withdrawn(self) -> bool:
         """Take the folder away again if it holds nothing but this run's own marks: bad input leaves nothing behind."""

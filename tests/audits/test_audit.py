@@ -11,11 +11,11 @@ from audits.auditor import rejudge
 from audits.judge import JudgeOptions
 from audits.read import ReadingOptions
 from interventions.concept_ablation import ConceptAblation
-from workbench.checkpoint import Checkpoint
+from workbench.checkpoint import Checkpoint, file_digest
 from workbench.concepts import Concept, FactSet
 from workbench.demo.planted import plant
 from workbench.errors import BadInput
-from workbench.store import verify
+from workbench.store import read_manifest, verify
 
 QUICK = ReadingOptions(probe_seeds=1, trace_facts=2, vectors=4, relearn=Relearn(steps=(0, 3), seeds=(0,), share=0.2))
 JUDGING = JudgeOptions(draws=300)
@@ -87,6 +87,9 @@ def test_a_run_is_written_verified_and_not_repeated(world, tmp_path: Path, monke
     names = {p.name for p in (tmp_path / "run").iterdir()}
     assert {"manifest.json", "report.json", "report.html", "report.md", "evidence.parquet", "traces"} <= names
     assert verify(tmp_path / "run") == []
+    inputs = read_manifest(tmp_path / "run")["inputs"]
+    assert set(inputs) == {"base", "checkpoint"}
+    assert inputs["base"]["model.safetensors"] == file_digest(world[0] / "base" / "model.safetensors")
     monkeypatch.setattr("audits.auditor._read_all", lambda *_: pytest.fail("the run was finished"))
     assert ask(world, "clean", out=tmp_path / "run") == report
     with pytest.raises(BadInput, match="another run"):
