@@ -24,6 +24,20 @@ log = logging.getLogger("workbench")
 
 WEIGHT_FILES = "*.safetensors"
 
+COPIED = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "chat_template*",
+    "LICENSE*",
+)
+"""Files that an edited checkpoint takes over verbatim; a model card or measurements of the old model it does not."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -148,7 +162,8 @@ class Checkpoint:
 def save_checkpoint(model: "workbench.model.HookedModel", out: Path) -> Checkpoint:
     """Write the open model, with whatever weight edits it wears, as an ordinary Hugging Face folder.
 
-    Every file of the source folder but the weights is copied verbatim. The folder appears whole or not at all.
+    Config, tokenizer and licence files of the source folder are copied verbatim (`COPIED`). The folder appears whole
+    or not at all.
 
     Raises:
         BadInput: when `out` exists already or cannot be written.
@@ -161,11 +176,11 @@ def save_checkpoint(model: "workbench.model.HookedModel", out: Path) -> Checkpoi
             building = Path(temporary) / "checkpoint"
             with quiet_transformers():
                 model.hf.save_pretrained(building)
-            for file in model.folder.iterdir() if model.folder else ():
-                if file.is_file() and file.suffix not in (".safetensors", ".bin") and "index.json" not in file.name:
-                    shutil.copyfile(file, building / file.name)
-            if not model.folder:
+            if model.folder is None:
                 model.tokenizer.save_pretrained(building)
+            else:
+                for file in (file for pattern in COPIED for file in model.folder.glob(pattern)):
+                    shutil.copyfile(file, building / file.name)
             os.rename(building, out)
     except OSError as error:
         raise BadInput(f"Cannot write the checkpoint to {str(out)!r}: {error.strerror or error}") from None

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,8 @@ def test_a_tampered_edit_is_refused(model: HookedModel, tmp_path: Path) -> None:
 
 
 def test_the_written_checkpoint_differs_in_exactly_the_edited_entries(planted_folder: Path, tmp_path: Path) -> None:
+    planted_folder = Path(shutil.copytree(planted_folder, tmp_path / "source"))
+    (planted_folder / "notes.json").write_text("{}")
     with Checkpoint(planted_folder).open() as model:
         edit = zero_columns(model, [3, 7])
         receipt = edit.receipt(model)
@@ -127,6 +130,7 @@ def test_the_written_checkpoint_differs_in_exactly_the_edited_entries(planted_fo
     assert receipt[0]["entries_changed"] == int((old[NAME] != new[NAME]).sum())
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         assert (planted_folder / name).read_bytes() == (tmp_path / "edited" / name).read_bytes()
+    assert not (tmp_path / "edited" / "notes.json").exists()  # what was said of the old model is not true of this one
     with written.open() as again:
         assert torch.equal(again.run(probe_batch(again)).logits, logits)
 
