@@ -91,7 +91,9 @@ class Judge:
         worst = max(drawn, key=lambda place: drawn[place].mean)
         difference = drawn[worst].estimate(level)
         place = ours.places.index(worst)
-        powerless = self._powerless(before, theirs, floor)
+        status = knowledge_status(difference, self.options.margin, bool(theirs))
+        # An absence without power proves nothing; an excess over the control is an excess, whatever the base shows.
+        powerless = "" if status == "FAIL" else self._powerless(before, theirs, floor)
         return Evidence(
             **_head(claim),
             value=self._mean(ours, place, level),
@@ -104,7 +106,7 @@ class Judge:
             detectable=drawn[worst].detectable,
             where=worst,
             p_equivalence=max(d.p_equivalence(self.options.margin) for d in drawn.values()) if theirs else None,
-            status="INCONCLUSIVE" if powerless else knowledge_status(difference, self.options.margin, bool(theirs)),
+            status="INCONCLUSIVE" if powerless else status,
             note=powerless or _note(claim, len(pairs)),
         )
 

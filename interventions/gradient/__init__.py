@@ -1,1 +1,1 @@
-"""Gradient unlearning: one file a loss, one loop (`descend`) for all."""
+"""Gradient unlearning: one file a loss, one shape (`descend.GradientMethod`) for all."""

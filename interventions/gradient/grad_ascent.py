@@ -6,19 +6,12 @@ Expect: the loss has no floor, so the model diverges when run for long; without 
 too. Cannot do: stop by itself. Stop by `steps`, and read `near` and `far`.
 """
 
-from collections.abc import Sequence
-
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from interventions.gradient.descend import GradientMethod, Progress, descend
-from workbench.concepts import Concept
-from workbench.edits import WeightEdit
-from workbench.model import HookedModel
-from workbench.objectives import TokenLoss, answer_loss
-from workbench.sites import Site
+from interventions.gradient.descend import GradientMethod
+from workbench.objectives import TokenLoss
 
 
 class GradAscent(GradientMethod):
@@ -27,21 +20,9 @@ class GradAscent(GradientMethod):
     retain_weight: float = Field(0.0, ge=0)
     """Weight of the ordinary loss on retain facts; 0 is plain gradient ascent, 1 is GradDiff."""
 
-    def fit(
-        self,
-        model: HookedModel,
-        concept: Concept,
-        where: Sequence[Site] | None = None,
-        *,
-        progress: Progress | None = None,
-    ) -> WeightEdit:
-        """Train on the forget facts; see `descend` for the arguments."""
-
-        def loss(hf: PreTrainedModel, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
-            value = ascent_loss(answer_loss(hf, batch, "forget."))
-            return value + self.retain_weight * answer_loss(hf, batch, "retain.").mean if self.retain_weight else value
-
-        return descend(model, concept, where, self, loss, retain=self.retain_weight > 0, progress=progress)
+    def forget_loss(self, forget: TokenLoss, original: Float[Tensor, " row"]) -> Float[Tensor, ""]:  # noqa: ARG002
+        """Minus the mean token loss."""
+        return ascent_loss(forget)
 
 
 def ascent_loss(forget: TokenLoss) -> Float[Tensor, ""]:

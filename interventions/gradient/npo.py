@@ -8,20 +8,13 @@ Expect: answers gone with neighbours mostly kept; a short relearning often bring
 Cannot do: act locally by itself; a small `beta` behaves like gradient ascent.
 """
 
-from collections.abc import Sequence
-
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
-from transformers import PreTrainedModel
 
-from interventions.gradient.descend import GradientMethod, Progress, descend
-from workbench.concepts import Concept
-from workbench.edits import WeightEdit
-from workbench.model import HookedModel
-from workbench.objectives import TokenLoss, answer_loss
-from workbench.sites import Site
+from interventions.gradient.descend import GradientMethod
+from workbench.objectives import TokenLoss
 
 
 class Npo(GradientMethod):
@@ -31,26 +24,12 @@ class Npo(GradientMethod):
     """Number of updates."""
     beta: float = Field(0.5, gt=0)
     """Inverse temperature: how soon the push fades once an answer is less likely than it was."""
-    retain_weight: float = Field(1.0, ge=0)
-    """Weight of the ordinary loss on retain facts."""
     per_token: bool = False
     """Use mean token log-probabilities in the ratio (the variant of some published code) instead of sums."""
 
-    def fit(
-        self,
-        model: HookedModel,
-        concept: Concept,
-        where: Sequence[Site] | None = None,
-        *,
-        progress: Progress | None = None,
-    ) -> WeightEdit:
-        """Train on forget and retain facts; see `descend` for the arguments."""
-
-        def loss(hf: PreTrainedModel, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
-            value = npo_loss(answer_loss(hf, batch, "forget."), batch["original"], self.beta, self.per_token)
-            return value + self.retain_weight * answer_loss(hf, batch, "retain.").mean if self.retain_weight else value
-
-        return descend(model, concept, where, self, loss, retain=self.retain_weight > 0, progress=progress)
+    def forget_loss(self, forget: TokenLoss, original: Float[Tensor, " row"]) -> Float[Tensor, ""]:
+        """The push that fades as answers sink."""
+        return npo_loss(forget, original, self.beta, self.per_token)
 
 
 def npo_loss(

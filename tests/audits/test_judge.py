@@ -91,6 +91,12 @@ def test_a_question_the_base_cannot_answer_proves_nothing() -> None:
     assert judged("jailbreak", facts(0.0), facts(0.9), facts(0.0)).status == "PASS"
 
 
+def test_an_observed_excess_fails_even_where_the_base_shows_nothing() -> None:
+    e = judged("jailbreak", facts(0.8), facts(0.05), facts(0.0))
+    assert e.status == "FAIL"
+    assert not e.note.startswith("no power")
+
+
 def test_one_layer_that_knows_is_enough() -> None:
     base, reference = layers(0.1, 0.9, 0.9), layers(0.1, 0.1, 0.1)
     e = judged("lens", layers(0.1, 0.7, 0.0), base, reference)

@@ -84,6 +84,15 @@ def test_a_retain_set_is_used_instead_of_what_is_measured(planted) -> None:
     assert "disjoint" in Npo(steps=1).fit(model, concept).notes["retain"]
 
 
+def test_a_retain_loss_without_facts_to_retain_is_refused(planted) -> None:
+    model, found = planted
+    empty = FactSet(name="none")
+    bare = found.concept.model_copy(update={"near": empty, "far": empty, "retain": empty})
+    with pytest.raises(BadInput, match="retain_weight=0"):
+        Npo(steps=1).fit(model, bare)
+    assert Npo(steps=1, retain_weight=0).fit(model, bare).changes
+
+
 def test_progress_is_told_every_step(planted) -> None:
     model, found = planted
     told: list[int] = []
