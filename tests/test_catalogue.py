@@ -94,7 +94,7 @@ def test_an_unknown_name_gets_the_nearest_one(catalogue: Registry):
 
 
 def methods_in(package: ModuleType) -> set[str]:
-    """Every method with a verb of its own that is defined in a folder."""
+    """Every method with a verb that is defined in a folder and can be used as it is."""
     found = set()
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         loaded: Any = import_module(module.name)
@@ -102,6 +102,7 @@ def methods_in(package: ModuleType) -> set[str]:
             if (
                 inspect.isclass(thing)
                 and issubclass(thing, Method)
+                and not inspect.isabstract(thing)
                 and thing.__module__ == module.name
                 and any(hasattr(thing, verb) for verb in ("look", "fit"))
             ):

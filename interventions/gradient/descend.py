@@ -6,6 +6,7 @@ and the edit says so, because the audit then measures utility on facts that were
 """
 
 import random
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,7 @@ class GradientMethod(Method):
     seed: int = 0
     """Seed of the order of facts and of their pairing."""
 
+    @abstractmethod
     def forget_loss(self, forget: TokenLoss, original: Float[Tensor, " row"]) -> Float[Tensor, ""]:
         """What the method makes smaller on the forget facts.
 
@@ -53,7 +55,6 @@ class GradientMethod(Method):
             forget: token losses of the model being trained.
             original: summed answer log-probability under the model before training, nats.
         """
-        raise NotImplementedError
 
     def fit(
         self,
