@@ -5,7 +5,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 export WANDB_MODE := disabled
 
-.PHONY: demo demo-moe test check fix slow bench clean
+.PHONY: demo demo-moe test check fix slow architectures bench clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -35,6 +35,9 @@ fix: .venv/installed-dev
 
 slow: .venv/installed-dev      ## tests that take minutes: the real demo models and the whole demo
 	$(BIN)/python -m pytest -q -m slow
+
+architectures: .venv/installed-dev   ## the table of architectures in the README, from what the tests find
+	$(BIN)/python -m tests.architecture_table
 
 bench: .venv/installed         ## measurements, side by side
 	$(BIN)/python -m bench.patching

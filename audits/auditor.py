@@ -18,8 +18,8 @@ from audits.read import Progress, Reader, ReadingOptions, Readings, read, read_d
 from audits.verdict import contradictions, ladder, utility_of
 from workbench.cache import cache_folder
 from workbench.checkpoint import Checkpoint
+from workbench.checkpoint_config import require_comparable
 from workbench.concepts import Concept
-from workbench.errors import BadInput
 from workbench.evidence import AuditReport, Role
 from workbench.report import write_report
 from workbench.store import RunFolder, environment, now, question_id
@@ -44,20 +44,21 @@ def audit(
     out: Path | str | None = None,
     reading: ReadingOptions | None = None,
     judging: JudgeOptions | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     progress: Progress | None = None,
 ) -> AuditReport:
     """Audit a checkpoint.
 
     Args:
-        checkpoint: the model that is said to have forgotten.
+        checkpoint: the model that is said to have forgotten; like the others a `Checkpoint`, a folder, a hub id or
+            `base+adapter`.
         base: the model it was made from.
         concept: what it is said to have forgotten, and what it must still know.
         reference: the model retrained without the concept, if there is one; without it the level ends at U2.
         out: run folder to write (readings, report.json, report.html, report.md); nothing is written when None.
         reading: what is read, with what budget.
         judging: margins, fixed before the run.
-        device: a torch device.
+        device: a torch device; what each checkpoint's `opening` says when None.
         progress: called before every reading.
 
     Raises:
@@ -66,7 +67,8 @@ def audit(
     roles = {"checkpoint": _opened(checkpoint), "base": _opened(base)}
     if reference is not None:
         roles["reference"] = _opened(reference)
-    _require_same_language(roles)
+    for role, other in roles.items():
+        require_comparable(roles["base"], other, role)
     options = (reading or ReadingOptions(), judging or JudgeOptions())
     question = question_of(roles, concept.check(), *options)
     run = RunFolder.claim(Path(out), question) if out else None
@@ -76,7 +78,8 @@ def audit(
         return read_report(run.path)
     if run is None:
         return _judged(roles, concept, options, _read_all(roles, concept, options[0], device, progress), question)
-    with run.running(inputs={role: checkpoint.shards for role, checkpoint in roles.items()}):
+    about = {role: c.record for role, c in roles.items()}
+    with run.running(inputs={role: c.shards for role, c in roles.items()}, checkpoints=about):
         run.event(doing="reading", concept=concept.name)
         readings = _read_all(roles, concept, options[0], device, progress)
         report = _judged(roles, concept, options, readings, question)
@@ -107,6 +110,7 @@ def question_of(
     return {
         "verb": "audit",
         "roles": {role: c.digest for role, c in roles.items()},
+        "dtypes": {role: c.opening.dtype for role, c in roles.items()},
         "concept": concept.digest,
         "reading": reading.spec(),
         "judging": judging.spec(),
@@ -120,28 +124,17 @@ def _opened(given: Checkpoint | Path | str) -> Checkpoint:
     return given if isinstance(given, Checkpoint) else Checkpoint(given)
 
 
-def _require_same_language(roles: Mapping[str, Checkpoint]) -> None:
-    """Fact-by-fact comparison is meaningless when two models cut text into other tokens."""
-    base = roles["base"]
-    for role, other in roles.items():
-        if other.tokenizer_digest != base.tokenizer_digest:
-            raise BadInput(
-                f"The {role} {str(other.folder)!r} and the base {str(base.folder)!r} have different tokenizers, so "
-                "their answers cannot be compared fact by fact. Audit a checkpoint with the base it was made "
-                "from"
-            )
-
-
 # ---- reading
 
 
 def reading_folders(
-    roles: Mapping[str, Checkpoint], concept: Concept, reading: ReadingOptions, device: str
+    roles: Mapping[str, Checkpoint], concept: Concept, reading: ReadingOptions, device: str | None
 ) -> dict[str, Path]:
     """Where each role's readings are cached.
 
     The base is in the key: it decides which vectors are followed, and whose upper layers read the states.
     """
+    base = roles["base"].opening
 
     def folder(role: str) -> Path:
         key = {
@@ -150,7 +143,7 @@ def reading_folders(
             "concept": concept.digest,
             "reading": reading.spec(),
             "code": code_digest(),
-            "device": device,
+            "opening": [[device or how.device, how.dtype, how.device_map] for how in (roles[role].opening, base)],
         }
         return cache_folder() / "readings" / question_id(key)
 
@@ -158,7 +151,11 @@ def reading_folders(
 
 
 def _read_all(
-    roles: Mapping[str, Checkpoint], concept: Concept, reading: ReadingOptions, device: str, progress: Progress | None
+    roles: Mapping[str, Checkpoint],
+    concept: Concept,
+    reading: ReadingOptions,
+    device: str | None,
+    progress: Progress | None,
 ) -> dict[str, Readings]:
     folders = reading_folders(roles, concept, reading, device)
     found: dict[str, Readings] = {}
@@ -184,7 +181,9 @@ def _same_shape(states: Trace, base: Readings) -> bool:
     return states.values.shape == base["states.forget"].values.shape
 
 
-def _read_one(checkpoint: Checkpoint, reader: Reader, folder: Path, device: str, progress: Progress | None) -> Readings:
+def _read_one(
+    checkpoint: Checkpoint, reader: Reader, folder: Path, device: str | None, progress: Progress | None
+) -> Readings:
     """Readings of one model; when all of them are stored, the model is not even opened."""
     if (folder / "complete").is_file():
         return {
@@ -226,7 +225,7 @@ def _judged(
         concept=concept.name,
         concept_digest=concept.digest,
         counts={name: len(facts) for name, facts in sets.items()},
-        roles={role: Role(name=c.name, digest=c.digest, path=str(c.folder)) for role, c in roles.items()},
+        roles={role: Role(name=c.name, digest=c.digest, path=c.address) for role, c in roles.items()},
         level=0,
         capped_by="",
         utility="not measured",

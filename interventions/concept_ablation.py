@@ -51,17 +51,16 @@ class ConceptAblation(Method):
             BadInput: when `where` is empty or names no layer.
         """
         neurons, notes = self._neurons(model, concept, where)
-        names = sorted({model.value_vectors(site.layer).name for site in neurons if site.layer is not None})
+        stored = model.stored_at(neurons)
         generator = torch.Generator().manual_seed(self.seed)
 
         def damage() -> dict[str, Any]:
             with torch.no_grad():
-                for site in neurons:
-                    vector = vector_of(model, site)
+                for _, vector in stored:
                     vector.copy_(self.damaged(vector, generator))
             return notes
 
-        return fit_weights(model, names, damage, self.spec())
+        return fit_weights(model, sorted({name for name, _ in stored}), damage, self.spec())
 
     def damaged(self, vector: Tensor, generator: torch.Generator) -> Tensor:
         """The vector as it will be."""
@@ -89,37 +88,22 @@ class ConceptAblation(Method):
         return neurons, {"asked": [str(s) for s in where], "neurons": [str(s) for s in neurons]}
 
 
-def vector_of(model: HookedModel, site: Site) -> Tensor:
-    """A view of one neuron's value vector in the live weights.
-
-    Raises:
-        BadInput: when the site is not a neuron this model has.
-    """
-    if site.layer is None or site.index is None or site.layer >= model.n_layers:
-        raise BadInput(f"{site} is not a neuron of {model.name}, which has layers 0 to {model.n_layers - 1}")
-    vectors = model.value_vectors(site.layer).vectors
-    if (vectors.ndim == 3) != (site.expert is not None):
-        kind = "a mixture of experts: name the expert, as in L2.e5.mlp_act[7]" if vectors.ndim == 3 else "dense"
-        raise BadInput(f"{site} does not fit layer {site.layer} of {model.name}, which is {kind}")
-    rows = vectors if site.expert is None else vectors[site.expert] if site.expert < len(vectors) else vectors[0, :0]
-    if site.index >= len(rows):
-        raise BadInput(f"{site} does not exist in {model.name}: its layer has {tuple(vectors.shape[:-1])} neurons")
-    return rows[site.index]
-
-
 def choose_neurons(model: HookedModel, concept: Concept, coarse: Sequence[Site], count: int) -> list[Site]:
     """The `count` neurons within some layers or experts that speak most for the forget facts and not the near ones."""
     effects = neuron_effects(model, concept.forget.facts)
     if len(concept.near):
         near = neuron_effects(model, concept.near.facts)
-        effects = [forget - other for forget, other in zip(effects, near, strict=True)]
-    ranked: list[tuple[float, Site]] = []
-    for layer in layers_of(coarse):
-        here = [site for site in coarse if site.layer == layer]
-        experts = {site.index for site in here if site.part == "expert"}
-        whole = any(site.part != "expert" for site in here)
-        for flat, effect in enumerate(effects[layer].reshape(-1).tolist()):
-            expert, neuron = divmod(flat, effects[layer].shape[-1]) if effects[layer].ndim == 2 else (None, flat)
-            if whole or expert in experts:
-                ranked.append((-effect, Site(layer, "mlp_act", neuron, expert)))
+        effects = {site: effect - near[site] for site, effect in effects.items()}
+    ranked = [
+        (-value, Site(site.layer, "mlp_act", neuron, site.expert))
+        for site, effect in effects.items()
+        if any(_covers(wider, site) for wider in coarse)
+        for neuron, value in enumerate(effect.tolist())
+    ]
     return [site for _, site in sorted(ranked, key=lambda pair: pair[0])[:count]]
+
+
+def _covers(wider: Site, neurons: Site) -> bool:
+    """Whether the neurons of an MLP or expert lie in a layer, or in the expert, that a wider site names."""
+    expert = wider.index if wider.part == "expert" else wider.expert
+    return wider.layer == neurons.layer and expert in (None, neurons.expert)

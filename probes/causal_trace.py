@@ -11,27 +11,25 @@ Does not show: where to edit (Hase et al. 2023, https://arxiv.org/abs/2301.04213
 states that restore any subject look like states that hold this one: hold it against the same trace of the near facts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
 from workbench.concepts import FactSet
-from workbench.hooks import Rewrite, put
 from workbench.model import HookedModel
+from workbench.patching import Patch, patch_each
 from workbench.registry import Method
-from workbench.scoring import batch_of, chunks, score_batch
+from workbench.scoring import batch_of, chunks, token_scores
 from workbench.sites import Site
 from workbench.tokens import Encoded
 from workbench.trace import Trace
-
-CHUNK = 256
-"""Rows a forward pass; a row is one restoration under one corruption."""
 
 EMBED = Site(None, "embed")
 
@@ -169,40 +167,25 @@ def restored_logprobs(
         corrupted: embeddings put at the subject's positions, one set a sample.
         cells: restorations; many share a forward pass, each row restoring its own.
     """
-    batch, _ = batch_of([encoded])
-    clean = model.run(batch, read=sorted({site for cell in cells for site in cell.sites}, key=str), logits=False).acts
-    rows = [(cell, sample) for cell in cells for sample in range(len(corrupted))]
-    parts = []
-    for start in range(0, len(rows), CHUNK):
-        chunk = rows[start : start + CHUNK]
-        rewrites = _restore([cell for cell, _ in chunk], clean)
-        break_subject = _corrupt(corrupted[[sample for _, sample in chunk]], encoded.subject)
-        back = rewrites.get(EMBED)
-        rewrites[EMBED] = break_subject if back is None else _then(break_subject, back)
-        padded, targets = batch_of([encoded] * len(chunk))
-        parts.append(score_batch(model, padded, targets, rewrite=rewrites).logprob.cpu())
-    return torch.cat(parts).reshape(len(cells), len(corrupted))
+    batch, targets = batch_of([encoded])
+    sites = sorted({site for cell in cells for site in cell.sites}, key=str)
+    clean = model.run(batch, read=sites, logits=False).acts
+    patches = [
+        [Patch(site, cell.positions, clean[site][0, list(cell.positions)]) for site in cell.sites] for cell in cells
+    ]
+    kept, answer = targets.position.tolist(), partial(_answer_logprob, targets.token)
+    columns = [
+        patch_each(
+            model, encoded.ids, patches, kept=kept, under=[Patch(EMBED, encoded.subject, broken)], measure=answer
+        )
+        for broken in corrupted
+    ]
+    return torch.stack(columns, dim=1)
 
 
-def _corrupt(embeddings: Float[Tensor, "row subject d_model"], subject: tuple[int, ...]) -> Rewrite:
-    """Put each row's embeddings at the subject's positions."""
-    n, width = embeddings.shape[:2]
-    rows, positions = torch.arange(n).repeat_interleave(width), torch.tensor(subject).repeat(n)
-    return put(rows, positions, embeddings.flatten(0, 1))
-
-
-def _restore(cells: Sequence[Cell], clean: Mapping[Site, Float[Tensor, "1 pos d_model"]]) -> dict[Site, Rewrite]:
-    """Row r gets cell r's sites back at cell r's positions."""
-    places: dict[Site, list[tuple[int, int]]] = {}
-    for row, cell in enumerate(cells):
-        for site in cell.sites:
-            places.setdefault(site, []).extend((row, position) for position in cell.positions)
-    split = {site: torch.tensor(pairs).T for site, pairs in places.items()}
-    return {site: put(rows, positions, clean[site][0, positions]) for site, (rows, positions) in split.items()}
-
-
-def _then(first: Rewrite, second: Rewrite) -> Rewrite:
-    return lambda value: second(first(value))
+def _answer_logprob(tokens: Int[Tensor, " kept"], logits: Float[Tensor, "row kept vocab"]) -> Float[Tensor, " row"]:
+    logprob, _, _ = token_scores(logits.float().flatten(0, 1), tokens.repeat(len(logits)))
+    return logprob.view(len(logits), -1).sum(dim=1)
 
 
 def subject_embeddings(model: HookedModel, encoded: Sequence[Encoded]) -> list[Float[Tensor, "_ d_model"]]:

@@ -60,7 +60,7 @@ class ConceptVectors(Method):
         unembedding = model.unembedding * model.final_gain if self.gain else model.unembedding
         if self.score == "effect":
             with torch.enable_grad():
-                scores = torch.cat([layer.flatten().cpu() for layer in neuron_effects(model, facts.facts)])
+                scores = torch.cat([effect.cpu() for effect in neuron_effects(model, facts.facts).values()])
         else:
             mlps = [rows for _, rows in model.mlps()]
             scores = projection_scores(mlps, unembedding, terms, vocabulary(model), self.score, self.pool)

@@ -47,7 +47,7 @@ class ExpertAttribution(Method):
         sites = tuple(
             str(Site(layer, "expert", e))
             for layer in model.mixture_layers
-            for e in range(model.value_vectors(layer).n_experts or 0)
+            for e in range(model.anatomy.mixtures[layer].n_experts)
         )
         labels = {"site": sites, "fact": facts.labels}
         units = "share of routing probability" if self.score == "affinity" else "logits"
@@ -74,8 +74,7 @@ class ExpertAttribution(Method):
         parts = []
         for batch, _ in chunks(model.encode(facts.facts)):
             acts = model.run(batch, read=routers, logits=False).acts
-            # Routers see the tokens of a batch as one list, so rows and positions are told apart again here.
-            logits = [acts[site].reshape(*batch.ids.shape, -1).cpu() for site in routers]
+            logits = [acts[site].cpu() for site in routers]
             parts.append(torch.cat([affinity(layer, batch.mask, top_k, self.gate).T for layer in logits]))
         return torch.cat(parts, dim=1)
 
@@ -96,6 +95,6 @@ def _effects(model: HookedModel, facts: FactSet) -> Float[Tensor, "site fact"]:
     """First-order effect of every expert on every answer, one backward pass a fact."""
     columns = []
     for fact in facts:
-        layers = neuron_effects(model, [fact])
-        columns.append(torch.cat([layers[layer].sum(dim=-1).cpu() for layer in model.mixture_layers]))
+        effects = neuron_effects(model, [fact])
+        columns.append(torch.stack([e.sum().cpu() for site, e in effects.items() if site.expert is not None]))
     return torch.stack(columns, dim=1)

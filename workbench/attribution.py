@@ -20,27 +20,31 @@ from torch import Tensor
 from workbench.concepts import Fact
 from workbench.model import HookedModel
 from workbench.scoring import chunks, score_batch
+from workbench.sites import Site
 
 
-def neuron_effects(model: HookedModel, facts: Sequence[Fact]) -> list[Float[Tensor, "..."]]:
+def neuron_effects(model: HookedModel, facts: Sequence[Fact]) -> dict[Site, Float[Tensor, " neuron"]]:
     """First-order effect of every neuron on the answers' logit.
 
     Returns:
-        One tensor a layer, (neuron,) in a dense MLP or (expert, neuron) in a mixture, in logits per fact.
+        The neurons of every MLP and every expert (`L3.mlp_act`, `L2.e5.mlp_act`), in logits per fact.
     """
-    found = [model.value_vectors(layer) for layer in range(model.n_layers)]
-    total = [torch.zeros_like(v.vectors[..., 0], dtype=torch.float32) for v in found]
-    weights = [v.weight for v in found]
+    stores = {store.name: store for _, store in model.down_projections()}
+    total = {name: torch.zeros_like(store.vectors[..., 0], dtype=torch.float32) for name, store in stores.items()}
+    weights = [store.weight for store in stores.values()]
     before = [weight.requires_grad for weight in weights]
     try:
         for weight in weights:
             weight.requires_grad_(True)
         for batch, targets in chunks(model.encode(facts)):
             objective = score_batch(model, batch, targets, grad=True).logit.sum()
-            gradients = torch.autograd.grad(objective, weights)
-            for i, (vectors, gradient) in enumerate(zip(found, gradients, strict=True)):
-                total[i] += (vectors.as_rows(gradient) * vectors.vectors.detach()).sum(dim=-1).float()
+            for store, gradient in zip(stores.values(), torch.autograd.grad(objective, weights), strict=True):
+                total[store.name] += (store.as_rows(gradient) * store.vectors.detach()).sum(dim=-1).float()
     finally:
         for weight, flag in zip(weights, before, strict=True):
             weight.requires_grad_(flag)
-    return [layer / len(facts) for layer in total]
+    mean = {name: layer / len(facts) for name, layer in total.items()}
+    return {
+        site: mean[store.name] if site.expert is None else mean[store.name][site.expert]
+        for site, store in model.down_projections()
+    }

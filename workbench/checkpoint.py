@@ -1,7 +1,8 @@
-"""`Checkpoint`: a model on disk, known by the sha256 of its files, opened as a `HookedModel`.
+"""`Checkpoint`: a model on disk or on the hub, known by the sha256 of its files, opened as a `HookedModel`.
 
-Any ordinary Hugging Face folder will do. Nothing in it is executed: remote code is off and weights must be
-safetensors (pickled weights can run code when they are read, so they are refused).
+Any ordinary Hugging Face checkpoint will do: a folder, a hub id `org/name` or `org/name@revision`, or `base+adapter`
+with a PEFT LoRA. Nothing in it is executed: remote code is off and weights must be safetensors (pickled weights can
+run code when they are read, so they are refused), unless the `Opening` says otherwise.
 """
 
 import hashlib
@@ -15,87 +16,87 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench.adapters import vetted_adapter
+from workbench.checkpoint_files import BESIDE, Place, locate, vetted_weights
 from workbench.errors import BadInput
+from workbench.opening import Opening
 
 if TYPE_CHECKING:
     import workbench.model
 
 log = logging.getLogger("workbench")
 
-WEIGHT_FILES = "*.safetensors"
-
-COPIED = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab*",
-    "merges.txt",
-    "*.model",
-    "chat_template*",
-    "LICENSE*",
-)
+COPIED = (*BESIDE, "LICENSE*")
 """Files that an edited checkpoint takes over verbatim; a model card or measurements of the old model it does not."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint folder.
+    """A checkpoint: its files are found and vetted when it is made, its weights are loaded by `open`.
 
     Raises:
-        BadInput: when the folder is missing, is no checkpoint, or could only be read by executing code.
+        BadInput: when it is missing, is no checkpoint, or could only be read by executing code.
     """
 
     path: Path | str
-    """Folder with config.json, tokenizer and safetensors weights."""
+    """A folder, a hub id `org/name[@revision]`, or `base+adapter`; afterwards what opens the same files again."""
     name: str = field(default="")
-    """What to call it in results; the folder's name when not given."""
+    """What to call it in results; the folder's or the repository's name when not given."""
+    opening: Opening = field(default_factory=Opening, hash=False)
+    """How it is opened."""
+    _base: Place = field(init=False, repr=False, compare=False)
+    _adapter: Place | None = field(init=False, repr=False, compare=False)
+    _weights: list[Path] = field(init=False, repr=False, compare=False)
+    _added: list[Path] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        folder = Path(self.path).expanduser()
-        object.__setattr__(self, "path", folder)
-        object.__setattr__(self, "name", self.name or folder.resolve().name)
-        if not folder.is_dir():
-            raise BadInput(
-                f"There is no checkpoint folder {str(folder)!r}. Give the path of a Hugging Face folder "
-                "(config.json, tokenizer files, *.safetensors); `workbench demo` makes some to try"
-            )
-        if not (folder / "config.json").is_file():
-            raise BadInput(
-                f"{str(folder)!r} has no config.json, so it is not a checkpoint folder. It holds: "
-                f"{', '.join(sorted(p.name for p in folder.iterdir())[:8]) or 'nothing'}"
-            )
-        if not any(folder.glob(WEIGHT_FILES)):
-            raise BadInput(
-                f"{str(folder)!r} has no *.safetensors weights. Pickled weights (*.bin, *.pt) can execute code "
-                "when read and are refused; convert them with `save_pretrained` in a sandbox first"
-            )
-        if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-            raise BadInput(
-                f"{str(folder)!r} has no tokenizer (tokenizer.json); copy the base model's tokenizer files in"
-            )
+        base, adapter = locate(self.path, self.opening)
+        weights = vetted_weights(base, self.opening)
+        added = [] if adapter is None else vetted_adapter(adapter, self.opening)
+        plain = adapter is None and base.repo is None
+        name = base.name if adapter is None else f"{base.name}+{adapter.name}"
+        address = base.address if adapter is None else f"{base.address}+{adapter.address}"
+        for field_name, value in (
+            ("path", base.folder if plain else address),
+            ("name", self.name or name),
+            ("_base", base),
+            ("_adapter", adapter),
+            ("_weights", weights),
+            ("_added", added),
+        ):
+            object.__setattr__(self, field_name, value)
 
     @property
     def folder(self) -> Path:
-        """The folder as a path."""
-        return Path(self.path)
+        """The folder that holds the model's files; of `base+adapter` the base's."""
+        return self._base.folder
+
+    @property
+    def address(self) -> str:
+        """Text that opens the same files again: hub ids with the commit their revision stood for."""
+        return str(self.path)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Where it came from and how it is opened, for a run's record."""
+        return {
+            "address": self.address,
+            "commit": self._base.commit,
+            "adapter_commit": self._adapter.commit if self._adapter else None,
+            "opening": self.opening.model_dump(mode="json"),
+        }
 
     @cached_property
     def shards(self) -> dict[str, str]:
-        """sha256 of every file that decides what the model does: weights, config and tokenizer."""
-        files = [
-            *self.folder.glob(WEIGHT_FILES),
-            self.folder / "config.json",
-            *self.folder.glob("tokenizer*"),
-            *self.folder.glob("vocab.json"),
-            *self.folder.glob("merges.txt"),
-        ]
-        return {file.name: file_digest(file) for file in sorted(set(files)) if file.is_file()}
+        """sha256 of every file that decides what the model does: weights, config, tokenizer, adapter, trusted code."""
+        patterns = (*BESIDE, *(("*.py",) if self.opening.trust_remote_code else ()))
+        beside = {file for pattern in patterns for file in self.folder.glob(pattern) if file.is_file()}
+        files = {file.name: file for file in {*beside, *self._weights}} | {f"adapter/{f.name}": f for f in self._added}
+        return {name: file_digest(file) for name, file in sorted(files.items())}
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over `shards`; the same wherever the folder lies and whatever it is called."""
+        """sha256 over `shards`; the same wherever the files lie and whatever the folder is called."""
         return hashlib.sha256(json.dumps(self.shards, sort_keys=True).encode()).hexdigest()
 
     @cached_property
@@ -105,58 +106,50 @@ class Checkpoint:
         return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
 
     def tokenizer(self) -> Any:
-        """The checkpoint's tokenizer."""
-        from transformers import AutoTokenizer
+        """The checkpoint's tokenizer.
 
-        return AutoTokenizer.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
+        Raises:
+            BadInput: when its files cannot be read.
+        """
+        from workbench.checkpoint_load import read_tokenizer
 
-    def open(self, device: str = "cpu", dtype: str = "auto", check: bool = True) -> "workbench.model.HookedModel":
+        return read_tokenizer(self._base, self.opening)
+
+    def config(self) -> Any:
+        """The checkpoint's config, as transformers reads it.
+
+        Raises:
+            BadInput: when it cannot.
+        """
+        from workbench.checkpoint_load import read_config
+
+        return read_config(self._base, self.opening)
+
+    def open(
+        self, device: str | None = None, dtype: str | None = None, check: bool = True
+    ) -> "workbench.model.HookedModel":
         """Load the weights and prove that they are understood.
 
         Args:
-            device: a torch device.
-            dtype: `auto` keeps the checkpoint's own; else a torch dtype name.
+            device: a torch device; as `opening` says when None.
+            dtype: `auto` keeps the checkpoint's own; else a torch dtype name; as `opening` says when None.
             check: whether to run the self-check (`workbench.model_check`).
 
         Raises:
-            BadInput: when the folder needs remote code, its weights do not fit its config, or the self-check fails.
+            BadInput: when its weights do not fit its config or the device, or the self-check fails.
         """
-        from safetensors import SafetensorError
-        from transformers import AutoModelForCausalLM
-
+        from workbench.checkpoint_load import load, require_room
         from workbench.model import HookedModel
 
-        self._refuse_code()
-        try:
-            with quiet_transformers():
-                hf, info = AutoModelForCausalLM.from_pretrained(
-                    self.folder,
-                    dtype=dtype,
-                    attn_implementation="eager",
-                    local_files_only=True,
-                    use_safetensors=True,
-                    trust_remote_code=False,
-                    output_loading_info=True,
-                )
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise BadInput(f"Cannot load {str(self.folder)!r}: {str(error).strip()[:300]}") from None
-        missing = sorted(info["missing_keys"])
-        if missing:
-            raise BadInput(
-                f"{str(self.folder)!r} lacks {len(missing)} tensors its config asks for, first {missing[0]!r}; "
-                "they would be random. Is a shard missing?"
-            )
-        return HookedModel(
-            hf.to(device), self.tokenizer(), name=self.name, digest=self.digest, folder=self.folder, check=check
-        )
-
-    def _refuse_code(self) -> None:
-        config = json.loads((self.folder / "config.json").read_text())
-        if "auto_map" in config:
-            raise BadInput(
-                f"{str(self.folder)!r} asks for its own Python code (auto_map in config.json), which is not "
-                "executed. Convert it to an architecture that transformers knows"
-            )
+        said = {"device": device, "dtype": dtype}
+        changed = {name: value for name, value in said.items() if value is not None}
+        opening = Opening(**(self.opening.model_dump() | changed))
+        self.config()
+        tokenizer = self.tokenizer()
+        with quiet_transformers():
+            hf = load(self._base, self._weights, self._adapter, opening)
+        require_room(tokenizer, hf, self.address)
+        return HookedModel(hf, tokenizer, name=self.name, digest=self.digest, folder=self.folder, check=check)
 
 
 def save_checkpoint(model: "workbench.model.HookedModel", out: Path) -> Checkpoint:
@@ -194,16 +187,21 @@ def file_digest(path: Path) -> str:
 
 
 class quiet_transformers:
-    """Silence transformers' bars and report: progress is the caller's to show."""
+    """Silence the bars and reports of transformers and accelerate: progress and errors are ours to show."""
 
     def __enter__(self) -> None:
         from transformers.utils import logging as hf_logging
 
-        self._level = hf_logging.get_verbosity()
+        self._level, self._bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+        self._accelerate = logging.getLogger("accelerate").level
         hf_logging.set_verbosity_error()
         hf_logging.disable_progress_bar()
+        logging.getLogger("accelerate").setLevel(logging.ERROR)
 
     def __exit__(self, *_: object) -> None:
         from transformers.utils import logging as hf_logging
 
         hf_logging.set_verbosity(self._level)
+        logging.getLogger("accelerate").setLevel(self._accelerate)
+        if self._bars:
+            hf_logging.enable_progress_bar()

@@ -19,18 +19,33 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
-from workbench.checkpoint import Checkpoint, save_checkpoint
-from workbench.errors import BadInput, did_you_mean
+from workbench.changes import Change, kept
+from workbench.checkpoint import Checkpoint
+from workbench.errors import BadInput
 from workbench.model import HookedModel
+from workbench.operators import OPERATORS, Operator
+from workbench.receipts import edited, parameter_of, receipt_rows
 from workbench.sites import Site
 from workbench.store import write_atomically, write_json
 from workbench.trace import beside
 
-SPARSE_BELOW = 0.25
-"""A tensor of which a smaller share changed is stored as positions and values, else whole."""
+__all__ = [
+    "OPERATORS",
+    "Change",
+    "Edit",
+    "HookEdit",
+    "Operator",
+    "PromptEdit",
+    "WeightEdit",
+    "fit_weights",
+    "kept",
+    "load_edit",
+]
+
+STREAM = ("embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+"""Parts as wide as the residual stream."""
 
 
 @dataclass(frozen=True)
@@ -103,24 +118,6 @@ class Edit(ABC):
 
 
 @dataclass(frozen=True)
-class Change:
-    """New values of one parameter."""
-
-    values: Tensor
-    """The whole parameter, or the values at `index`."""
-    index: Int[Tensor, " n"] | None = None
-    """Flat positions of `values`; None for the whole parameter."""
-
-    def apply(self, parameter: Tensor) -> None:
-        """Write the values into a parameter, in place."""
-        values = self.values.to(parameter.device, parameter.dtype)
-        if self.index is None:
-            parameter.copy_(values)
-        else:
-            parameter.view(-1)[self.index.to(parameter.device)] = values
-
-
-@dataclass(frozen=True)
 class WeightEdit(Edit):
     """New values of some parameters."""
 
@@ -144,49 +141,40 @@ class WeightEdit(Edit):
         with kept(model, list(self.changes)), model.wearing(self.digest):
             with torch.no_grad():
                 for name, change in self.changes.items():
-                    change.apply(model.hf.get_parameter(name))
+                    change.apply(parameter_of(model.hf, name))
             yield
 
-    def write(self, model: HookedModel, out: Path | str) -> Checkpoint:
-        """Write the edited model as a new checkpoint folder in which exactly the edited tensors differ."""
-        with self.on(model):
-            return save_checkpoint(model, Path(out))
+    def write(self, model: HookedModel | Checkpoint, out: Path | str) -> Checkpoint:
+        """Write a new checkpoint folder in which exactly the edited tensors differ (`workbench.edited_folder`).
+
+        Args:
+            model: what the edit was fitted to, open or as a folder (opened in its own dtype).
+            out: the folder to make; a receipt of the edit is put into it.
+
+        Raises:
+            BadInput: when the edit was fitted to another model, or cannot be written there.
+            RunError: when what was written is not what the edit says; it is removed.
+        """
+        from workbench.edited_folder import write_edited
+
+        if isinstance(model, Checkpoint):
+            with model.open(dtype="auto") as opened:
+                return self.write(opened, out)
+        self._require_fit(model)
+        return write_edited(self, model, Path(out))
 
     def receipt(self, model: HookedModel) -> list[dict[str, Any]]:
-        """What the edit changes, a row a tensor: how many entries, and the Frobenius norm of the change."""
-        rows = []
-        for name, change in self.changes.items():
-            old = model.hf.get_parameter(name).detach()
-            new = old.clone()
-            change.apply(new)
-            delta = (new.float() - old.float()).norm()
-            rows.append(
-                {
-                    "tensor": name,
-                    "shape": list(old.shape),
-                    "entries_changed": int((new != old).sum()),
-                    "norm_of_change": float(delta),
-                    "relative": float(delta / old.float().norm()),
-                }
-            )
-        return rows
+        """What the edit changes: a row for every stored tensor, and for every expert in a fused one.
 
+        Raises:
+            BadInput: when the edit was fitted to another model.
+        """
+        from workbench.edited_folder import stored_names
 
-@contextlib.contextmanager
-def kept(model: HookedModel, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Lend parameters out: whatever happens to them inside, afterwards they hold the same bits as before.
-
-    Yields:
-        Copies of the parameters as they were.
-    """
-    parameters = {name: model.hf.get_parameter(name) for name in names}
-    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-    try:
-        yield before
-    finally:
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(before[name])
+        self._require_fit(model)
+        stored = stored_names(model.folder)
+        pairs = edited(model.hf, self.changes)
+        return [row for name, old, new in pairs for row in receipt_rows(model.hf, name, old, new, stored)]
 
 
 def fit_weights(
@@ -196,55 +184,15 @@ def fit_weights(
 
     Args:
         model: the model to fit on; it is the same bits afterwards, also after an error.
-        names: parameters that `change` may alter.
+        names: parameters, or slices of them, that `change` may alter.
         change: does the altering; what it returns becomes the edit's notes.
         made_by: method and options.
     """
     identity = model.identity
     with kept(model, names) as before:
         notes = change() or {}
-        changes = {name: _difference(old, model.hf.get_parameter(name).detach()) for name, old in before.items()}
+        changes = {name: Change.between(old, model.hf.get_parameter(name).detach()) for name, old in before.items()}
     return WeightEdit(identity, made_by, notes=notes, changes={n: c for n, c in changes.items() if c is not None})
-
-
-def _difference(old: Tensor, new: Tensor) -> Change | None:
-    moved = (old != new).view(-1).nonzero()[:, 0]
-    if not len(moved):
-        return None
-    if len(moved) < SPARSE_BELOW * old.numel():
-        return Change(new.reshape(-1)[moved].clone(), moved)
-    return Change(new.clone())
-
-
-@dataclass(frozen=True)
-class Operator:
-    """One stored operation on the last axis of a site's value."""
-
-    name: str
-    """`project_out` (rows of `tensor` are an orthonormal basis), `add`, `scale` or `clamp`."""
-    tensor: Tensor
-    """Basis, vector, factor or ceiling: (k, width) or (width,), or (n,) with `index`."""
-    index: Int[Tensor, " n"] | None = None
-    """Entries it acts on; None for all."""
-
-    def __call__(self, value: Tensor) -> Tensor:
-        """The value after the operation; the one given is left as it is."""
-        tensor = self.tensor.to(value.device, value.dtype)
-        if self.index is None:
-            return OPERATORS[self.name](value, tensor)
-        changed = value.clone()
-        index = self.index.to(value.device)
-        changed[..., index] = OPERATORS[self.name](value[..., index], tensor)
-        return changed
-
-
-OPERATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "project_out": lambda value, basis: value - (value @ basis.T) @ basis,
-    "add": lambda value, vector: value + vector,
-    "scale": lambda value, factor: value * factor,
-    "clamp": lambda value, ceiling: torch.minimum(value, ceiling),
-}
-"""What a hook edit can do; new ones are added here."""
 
 
 @dataclass(frozen=True)
@@ -255,28 +203,49 @@ class HookEdit(Edit):
     """Site -> operator."""
     kind: ClassVar[str] = "hooks"
 
-    def __post_init__(self) -> None:
-        for operator in self.operators.values():
-            if operator.name not in OPERATORS:
-                raise BadInput(f"No operator called {operator.name!r}. {did_you_mean(operator.name, OPERATORS)}")
-
     def tensors(self) -> dict[str, Tensor]:
         """Everything numeric, by name."""
-        found = {f"{site}|tensor": op.tensor for site, op in self.operators.items()}
-        return found | {f"{s}|index": op.index for s, op in self.operators.items() if op.index is not None}
+        return {f"{site}|{key}": tensor for site, op in self.operators.items() for key, tensor in op.stored().items()}
 
     def words(self) -> dict[str, Any]:
         """Everything else, in JSON form."""
-        return {"operators": {str(site): op.name for site, op in self.operators.items()}}
+        return {"operators": {str(site): op.words() for site, op in self.operators.items()}}
 
     @contextlib.contextmanager
     def on(self, model: HookedModel) -> Iterator[None]:
-        """Put the edit on for the length of a `with` block."""
+        """Put the edit on for the length of a `with` block.
+
+        Raises:
+            BadInput: when it was fitted to another model, which lacks a site or has another width there.
+        """
         self._require_fit(model)
-        for site in self.operators:
+        for site, operator in self.operators.items():
             model.tap(site)
-        with model.wearing(self.digest, standing=list(self.operators.items())):
+            _require_width(model, site, operator)
+        here = {site: operator.ready(model.hf.dtype, model.device) for site, operator in self.operators.items()}
+        standing = [(site, _single(op) if _is_entry(site) else op) for site, op in here.items()]
+        with model.wearing(self.digest, standing=standing):
             yield
+
+
+def _is_entry(site: Site) -> bool:
+    """Whether the site is one number a token, which a model hands out without its last axis."""
+    return site.index is not None and site.part not in ("head", "expert")
+
+
+def _single(operator: Operator) -> Callable[[Tensor], Tensor]:
+    """The operator on an axis of one entry."""
+    return lambda value: operator(value[..., None])[..., 0]
+
+
+def _require_width(model: HookedModel, site: Site, operator: Operator) -> None:
+    wide = 1 if _is_entry(site) else model.d_model if site.part in STREAM else None
+    if wide is None:
+        return
+    if operator.width not in (None, wide):
+        raise BadInput(f"{site} of {model.name} has width {wide}, but its operator was made for {operator.width}")
+    if operator.index is not None and len(operator.index) and int(operator.index.max()) >= wide:
+        raise BadInput(f"{site} of {model.name} has width {wide}, so no entry {int(operator.index.max())}")
 
 
 @dataclass(frozen=True)
@@ -321,7 +290,9 @@ def load_edit(path: Path) -> Edit:
         numbers = load_file(beside(path, ".safetensors"))
         head = (words["fitted_to"], words["made_by"])
         edit = _BUILD[words["kind"]](head, words, numbers)
-    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+    except BadInput:  # says what is wrong itself
+        raise
+    except (OSError, SafetensorError, LookupError, TypeError, AttributeError, ValueError) as error:
         raise BadInput(f"Cannot read the edit {path}: {type(error).__name__} {error}") from None
     if edit.digest != words["digest"]:
         raise BadInput(f"The edit {path} is damaged: its content does not match its digest")
@@ -335,10 +306,10 @@ def _weights(head: tuple[str, dict[str, Any]], words: dict[str, Any], numbers: d
 
 
 def _hooks(head: tuple[str, dict[str, Any]], words: dict[str, Any], numbers: dict[str, Tensor]) -> Edit:
-    operators = {
-        Site.parse(text): Operator(name, numbers[f"{text}|tensor"], numbers.get(f"{text}|index"))
-        for text, name in words["words"]["operators"].items()
-    }
+    operators = {}
+    for text, said in words["words"]["operators"].items():
+        own = {key.removeprefix(f"{text}|"): t for key, t in numbers.items() if key.startswith(f"{text}|")}
+        operators[Site.parse(text)] = Operator.rebuilt(said, own)
     return HookEdit(*head, notes=words["notes"], operators=operators)
 
 

@@ -2,47 +2,42 @@
 
 The Hugging Face model is the only truth: it is what is run, edited and saved. TransformerLens, on a zero-copy
 twin, says where each site is (`workbench.model_sites`). Every open model has proved itself (`check`): the twin
-agrees, rewriting a site with its own value changes nothing, rewriting it with zeros changes something, the parts
-sum to the residual stream, the value vectors sum to the MLP's output. A failed check is an error, never a number.
+agrees, rewriting a site with its own value changes nothing, the parts sum to the residual stream, the value vectors
+sum to the MLP's output. A failed check is an error, never a number. An architecture that the workbench was not tried on
+opens with what passes (`withheld` says what did not); one that TransformerLens does not know can only be read.
 """
 
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from workbench.concepts import Fact, FactSet
 from workbench.errors import BadInput
-from workbench.hooks import READ_ONLY, Rewrite, chain, hooked, keep
-from workbench.model_sites import Lens, Tap, lens_of, path_of, taps_of
+from workbench.hooks import Rewrite
+from workbench.model_decoder import Decoder, gain_of
+from workbench.model_experts import Routing, routing_of
+from workbench.model_outline import outline
+from workbench.model_places import Places
+from workbench.model_run import Prefix, Run, Start, run
+from workbench.model_sites import Anatomy, Lens, anatomy_of, lens_of
 from workbench.sites import Site
-from workbench.tokens import Batch, Encoded, encode
-from workbench.value_vectors import ValueVectors
+from workbench.tokens import Batch, Encoded, encode, pad
 
 if TYPE_CHECKING:
     import workbench.training
+    from workbench.model_check import Check
 
 
-@dataclass(frozen=True)
-class Run:
-    """What one forward pass gave."""
-
-    logits: Float[Tensor, "row pos vocab"] | None
-    """Next-token logits, None when not asked for."""
-    acts: dict[Site, Tensor]
-    """Value of every site read: (row, pos, width), or (row, pos) for a single neuron."""
-
-
-class HookedModel:
+class HookedModel(Places):
     """An open model. Use as a context manager: leaving it drops the weights.
 
     Args:
@@ -53,8 +48,11 @@ class HookedModel:
         folder: where it was loaded from, for files that are copied verbatim on save.
 
     Raises:
-        BadInput: when the architecture fails a check (`check=True`) or is unknown to TransformerLens.
+        BadInput: when the architecture fails a check (`check=True`).
     """
+
+    whole_passes = False
+    """Whether a pass can leave out nothing (`Start`, `Prefix`): so on a deployment (`workbench.model_remote`)."""
 
     def __init__(
         self,
@@ -71,10 +69,10 @@ class HookedModel:
         self.name = name
         self.folder = folder
         self.digest = digest or weights_digest(hf)
-        self.lens = _boot(hf, tokenizer)
-        self.taps = taps_of(hf, self.lens)
-        self._norm, self._unembed = (hf.get_submodule(path_of(self.lens, c)) for c in ("ln_final", "unembed"))
-        self._standing: list[tuple[Site, Rewrite]] = []
+        self.lens, self.anatomy, self.read_only = _understand(hf, tokenizer)
+        self.taps = dict(self.anatomy.taps)
+        self.withheld: dict[str, str] = {}
+        self.standing: list[tuple[Site, Rewrite]] = []
         self._worn: list[str] = []
         self.prompt_template = "{prompt}"
         if check:
@@ -92,20 +90,20 @@ class HookedModel:
 
     def close(self) -> None:
         """Drop the weights; the object is of no use afterwards."""
-        for name in ("hf", "lens", "_norm", "_unembed"):
+        for name in ("hf", "lens", "decoder"):
             self.__dict__.pop(name, None)
 
+    def check(self, full: bool = False) -> "list[Check]":
+        """Try the identities that make readings trustworthy; see `workbench.model_check`.
+
+        Args:
+            full: everything that `workbench doctor` shows; else the few forward passes of every opening.
+        """
+        from workbench.model_check import check  # the checks use the model; they stand above it
+
+        return check(self, full)
+
     # ---- what it is
-
-    @property
-    def n_layers(self) -> int:
-        """Number of blocks."""
-        return int(self.hf.config.num_hidden_layers)
-
-    @property
-    def d_model(self) -> int:
-        """Width of the residual stream."""
-        return int(self.hf.config.hidden_size)
 
     @property
     def device(self) -> torch.device:
@@ -120,9 +118,9 @@ class HookedModel:
     @property
     def mixture_layers(self) -> tuple[int, ...]:
         """Layers whose MLP is a mixture of experts."""
-        return tuple(layer for layer in range(self.n_layers) if Site(layer, "router") in self.taps)
+        return tuple(self.anatomy.mixtures)
 
-    @property
+    @cached_property
     def experts_per_token(self) -> int:
         """How many experts a token is sent to.
 
@@ -134,86 +132,41 @@ class HookedModel:
                 f"{self.name} ({type(self.hf).__name__}) is a dense model: it has no experts to look at. "
                 "Use a mixture-of-experts checkpoint, or a probe that reads layers or neurons"
             )
-        return int(self.hf.config.num_experts_per_tok)
+        layer = self.mixture_layers[0]
+        return int(self.routing(pad([[0]]), [layer])[layer].chosen.shape[-1])  # every config calls it something else
 
     @property
     def stream(self) -> dict[str, Site]:
         """The residual stream in reading order: `embed` is what enters the first block, `L3` what leaves block 3."""
         return {"embed": Site(0, "resid_pre")} | {f"L{i}": Site(i, "resid_post") for i in range(self.n_layers)}
 
-    def tap(self, site: Site) -> Tap:
-        """The module boundary a site is.
-
-        Raises:
-            BadInput: when this architecture has no such place.
-        """
-        tap = self.taps.get(site.whole)
-        if tap is None:
-            parts = sorted({s.part for s in self.taps if s.layer == site.layer})
-            has = (
-                f"layer {site.layer} has {', '.join(parts)}" if parts else f"there are layers 0 to {self.n_layers - 1}"
-            )
-            raise BadInput(f"{self.name} ({type(self.hf).__name__}) has no site {site}: {has}")
-        return tap
-
-    def value_vectors(self, layer: int) -> ValueVectors:
-        """The value vectors of a layer's MLP, or of all its experts."""
-        if layer in self.mixture_layers:
-            path = f"{self.tap(Site(layer, 'mlp_out')).path}.experts.down_proj"
-            return ValueVectors(path, self.hf.get_parameter(path))
-        path = self.tap(Site(layer, "mlp_act")).path
-        by_row = type(self.hf.get_submodule(path)).__name__ == "Conv1D"
-        return ValueVectors(f"{path}.weight", self.hf.get_parameter(f"{path}.weight"), by_row)
-
-    def random_neurons(self, count: int, seed: int = 0) -> list[Site]:
-        """Neurons drawn evenly over the whole model: the control every localisation is held against."""
-        shapes = [self.value_vectors(layer).vectors.shape[:-1] for layer in range(self.n_layers)]
-        neurons = [
-            Site(layer, "mlp_act", flat % shape[-1], flat // shape[-1] if len(shape) == 2 else None)
-            for layer, shape in enumerate(shapes)
-            for flat in range(shape.numel())
-        ]
-        generator = torch.Generator().manual_seed(seed)
-        return [neurons[i] for i in torch.randperm(len(neurons), generator=generator)[:count].tolist()]
-
-    def mlps(self) -> Iterator[tuple[Site, Float[Tensor, "neuron d_model"]]]:
-        """Every dense MLP and every expert: the site of all its neurons, and their value vectors, one a row."""
-        for layer in range(self.n_layers):
-            found = self.value_vectors(layer)
-            if found.n_experts is None:
-                yield Site(layer, "mlp_act"), found.vectors
-            for expert in range(found.n_experts or 0):
-                yield Site(layer, "mlp_act", None, expert), found.vectors[expert]
-
-    def vectors_at(self, sites: Sequence[Site]) -> Float[Tensor, "site d_model"]:
-        """A copy of the value vectors of some neurons.
-
-        Raises:
-            BadInput: when a site is not a single MLP neuron of this model.
-        """
-        rows = dict(self.mlps())
-        found = []
-        for site in sites:
-            of_mlp = rows.get(Site(site.layer, site.part, None, site.expert))
-            if of_mlp is None or site.index is None or site.index >= len(of_mlp):
-                some = ", ".join(f"{mlp}[0..{len(vectors) - 1}]" for mlp, vectors in list(rows.items())[:2])
-                raise BadInput(f"{site} is not a value vector of {self.name}; its value vectors are {some}, ...")
-            found.append(of_mlp[site.index])
-        return torch.stack(found).detach() if found else torch.zeros(0, self.d_model, dtype=self.hf.dtype)
-
     @property
     def unembedding(self) -> Float[Tensor, "vocab d_model"]:
         """Output embedding, one row a token."""
-        return self._unembed.weight
+        return self.hf.get_submodule(self.anatomy.unembed).weight
 
     @property
     def final_gain(self) -> Float[Tensor, " d_model"]:
-        """Gain of the final norm."""
-        return self._norm.weight
+        """What the final norm multiplies each direction by, whatever way it is stored (Gemma's is 1 + weight)."""
+        return gain_of(self.decoder.norm, self.d_model, self.hf.dtype)
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """The model's own way from a residual state to logits.
+
+        Raises:
+            BadInput: when it was not found.
+        """
+        if self.anatomy.norm is None or "decode" in self.withheld:
+            why = self.withheld.get("decode", "no final norm was found")
+            raise BadInput(f"{self.name} ({type(self.hf).__name__}) cannot decode inner states: {why}")
+        return Decoder(
+            self.hf.get_submodule(self.anatomy.norm), self.hf.get_submodule(self.anatomy.unembed), self.hf.config
+        )
 
     def decode(self, resid: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any vocab"]:
         """Logits of a residual state through the model's own final norm and unembedding."""
-        return self._unembed(self._norm(resid))
+        return self.decoder(resid)
 
     # ---- training and editing (the raw model stays inside `workbench`)
 
@@ -281,36 +234,44 @@ class HookedModel:
         read: Sequence[Site] = (),
         rewrite: Mapping[Site, Rewrite] | None = None,
         *,
-        logits: bool = True,
+        logits: bool | int | Int[Tensor, " kept"] = True,
         grad: bool = False,
+        start: Start | None = None,
+        prefix: Prefix | None = None,
+        remember: bool = False,
     ) -> Run:
         """One forward pass.
 
         Args:
-            batch: token rows, padded on the right.
+            batch: token rows, padded on the right; after a `prefix`, what follows it.
             read: sites to return; they show the value after any rewrite.
-            rewrite: site -> what becomes of its value. Edits that are on act first.
-            logits: whether to unembed; without it only the sites are returned.
+            rewrite: site -> what becomes of its value, in the shape it is read in. Edits that are on act first.
+            logits: whether to unembed; a number unembeds that many last positions, a tensor those positions.
             grad: whether to keep the graph, so that gradients at sites or weights can be taken.
+            start: a block to begin at and what enters it; the blocks below are left out.
+            prefix: tokens that all rows begin with and that are not computed again.
+            remember: whether to return the keys and values of the tokens (`Run.memory`).
 
         Raises:
             BadInput: for a site this architecture does not have, or one that can only be read.
         """
-        acts: dict[Site, Tensor] = {}
-        changes: dict[Site, list[Rewrite]] = {}
-        for site, change in [*self._standing, *(rewrite or {}).items()]:
-            if site.part in READ_ONLY:
-                raise BadInput(f"{site} can be read but not rewritten: {READ_ONLY[site.part]}")
-            changes.setdefault(site.whole, []).append(change)
-        with ExitStack() as hooks, torch.set_grad_enabled(grad):
-            for site, functions in changes.items():
-                hooks.enter_context(hooked(self.hf, self.tap(site), chain(functions)))
-            for site in dict.fromkeys(site.whole for site in read):
-                hooks.enter_context(hooked(self.hf, self.tap(site), keep(acts, site)))
-            only = {} if logits else {"logits_to_keep": 1}
-            out = self.hf(**batch.inputs(self.device), use_cache=False, **only)
-        chosen = {site: acts[site.whole] if site.index is None else acts[site.whole][..., site.index] for site in read}
-        return Run(out.logits if logits else None, chosen)
+        return run(
+            self, batch, read, rewrite or {}, logits=logits, grad=grad, start=start, prefix=prefix, remember=remember
+        )
+
+    @torch.no_grad()
+    def prefix(self, ids: Sequence[int]) -> Prefix:
+        """Run tokens once, so that later passes need only run what follows them."""
+        return Prefix(torch.tensor(ids), self.run(pad([ids]), logits=False, remember=True).memory)
+
+    @torch.no_grad()
+    def routing(self, batch: Batch, layers: Sequence[int] | None = None) -> dict[int, Routing]:
+        """Router logits, chosen experts and their weights for every token, by layer.
+
+        Raises:
+            BadInput: for a layer that is no mixture of experts.
+        """
+        return routing_of(self, batch, self.mixture_layers if layers is None else layers)
 
     # ---- edits
 
@@ -319,13 +280,13 @@ class HookedModel:
         self, digest: str, standing: Sequence[tuple[Site, Rewrite]] = (), template: str | None = None
     ) -> Iterator[None]:
         """Record that an edit is on, with the rewrites and the prompt template it brings. Used by `workbench.edits`."""
-        before = (list(self._standing), list(self._worn), self.prompt_template)
-        self._standing, self._worn = [*self._standing, *standing], [*self._worn, digest]
+        before = (list(self.standing), list(self._worn), self.prompt_template)
+        self.standing, self._worn = [*self.standing, *standing], [*self._worn, digest]
         self.prompt_template = template or self.prompt_template
         try:
             yield
         finally:
-            self._standing, self._worn, self.prompt_template = before
+            self.standing, self._worn, self.prompt_template = before
 
 
 def weights_digest(hf: PreTrainedModel) -> str:
@@ -337,11 +298,11 @@ def weights_digest(hf: PreTrainedModel) -> str:
     return total.hexdigest()
 
 
-def _boot(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Lens:
+def _understand(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[Lens | None, Anatomy, str]:
+    """TransformerLens's view of the model, where everything is, and why it can only be read (empty when it can not)."""
     try:
-        return lens_of(hf, tokenizer)
-    except ValueError as error:
-        raise BadInput(
-            f"TransformerLens does not know the architecture {type(hf).__name__}: {str(error)[:120]}. "
-            "The workbench opens architectures TransformerLens has an adapter for"
-        ) from None
+        lens = lens_of(hf, tokenizer)
+        return lens, anatomy_of(hf, lens), ""
+    except ValueError:
+        reason = "TransformerLens does not know this architecture, so only the residual stream was found"
+        return None, outline(hf), reason

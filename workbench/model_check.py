@@ -1,22 +1,34 @@
 """The proof an open model gives of itself, so that no reading is taken from a layer that is not understood.
 
 Each check is an identity of the transformer, tried on two short random rows (one padded): it holds to rounding
-or the architecture is not what the site table says. Cheap enough to run at every opening.
+or the architecture is not what the site table says. Those here are cheap (a handful of forward passes, whatever the
+depth) and run at every opening; `workbench.model_check_full` has those of `workbench doctor`.
+
+Read it as: a deviation is relative to the largest value compared. Does not show: that a checkpoint's weights are the
+right ones, nor that its tokenizer is the one it was trained with.
 """
 
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from workbench.architectures import TESTED
 from workbench.errors import BadInput
-from workbench.hooks import READ_ONLY
+from workbench.hooks import READ_ONLY, Keep, Rewrite, hooked, put
 from workbench.model import HookedModel
+from workbench.model_sites import Tap
 from workbench.sites import Site
 from workbench.tokens import Batch, pad
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8, torch.bfloat16: 0.15, torch.float16: 0.02}
 """Largest allowed deviation, relative to the largest value compared, by dtype of the weights."""
+
+ROWS = 64
+"""Rows of one pass when every row changes a site of its own."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +38,11 @@ class Check:
     name: str
     """What was tried."""
     deviation: float
-    """Largest relative deviation found; for `rewriting matters` the smallest change found."""
+    """Largest relative deviation found; for `zeros change the logits` the smallest change found."""
     passed: bool
     """Whether it holds."""
+    vouches_for: tuple[str, ...] = ()
+    """What is withheld when it fails: texts of sites, `decode`, `L3 value vectors`, `twin`; empty: the whole model."""
 
 
 def probe_batch(model: HookedModel) -> Batch:
@@ -40,80 +54,194 @@ def probe_batch(model: HookedModel) -> Batch:
 
 
 @torch.no_grad()
-def check(model: HookedModel) -> list[Check]:
-    """Try every identity; see `Check`."""
-    batch = probe_batch(model)
-    limit = TOLERANCE.get(model.hf.dtype, 1e-4)
-    sites = list(model.taps)
-    plain = model.run(batch, read=sites)
-    assert plain.logits is not None
+def check(model: HookedModel, full: bool = False) -> list[Check]:
+    """Try the identities; see `Check`."""
+    batch, sites = probe_batch(model), list(model.taps)
     inputs = batch.inputs(model.device)
-    outside = model.hf(**inputs).logits
-    twin = model.lens.bridge(inputs["input_ids"], attention_mask=inputs["attention_mask"])
-    rewritten = model.run(batch, rewrite={site: torch.clone for site in sites if site.part not in READ_ONLY}).logits
-    last = plain.acts[Site(model.n_layers - 1, "resid_post")]
+    outside = model.hf(**inputs, use_cache=False).logits
+    acts, behind = _read(model, batch, sites)
     found = [
-        _equal("hooked run equals plain Hugging Face", plain.logits, outside, batch, limit),
-        _equal("TransformerLens twin equals Hugging Face", twin, outside, batch, limit),
-        _equal("identity rewrite changes nothing", rewritten, outside, batch, limit),
-        _equal("final norm and unembedding give the logits", model.decode(last), outside, batch, limit),
+        equal(model, "hooked run equals plain Hugging Face", model.run(batch, read=sites).logits, outside, batch),
+        _causal(model, batch, outside),
+        *_twin(model, batch, outside),
+        *_decoded(model, acts, outside, batch),
     ]
-    found += [_sum_of_parts(plain.acts, layer, batch, limit) for layer in range(model.n_layers)]
-    found += [
-        _value_vectors(model, plain.acts, layer, batch, limit)
-        for layer in range(model.n_layers)
-        if layer not in model.mixture_layers
-    ]
-    return [*found, _matters(model, batch, outside)]
+    for layer in range(model.n_layers):
+        found += _sums(model, acts, layer, batch)
+        found += _value_vectors(model, acts, behind, layer, batch)
+    if not model.read_only:
+        found += [_identity(model, batch, outside), _matters(model, batch, outside)]
+    if full:
+        from workbench.model_check_full import full_checks  # these need saving and reloading, which opening does not
+
+        found += full_checks(model, batch, outside)
+    return found
 
 
 def require_sound(model: HookedModel) -> None:
-    """Raise `BadInput` with the architecture's name if any check fails."""
+    """Raise `BadInput` with the architecture's name, or withhold what failed, if any check fails.
+
+    On an architecture the workbench was tried on any failure is an error; on another one only those that concern
+    the whole model.
+    """
     failed = [c for c in check(model) if not c.passed]
-    if failed:
-        what = "; ".join(f"{c.name} (deviation {c.deviation:.2g})" for c in failed)
+    fatal = [c for c in failed if not c.vouches_for or type(model.hf).__name__ in TESTED]
+    if fatal:
+        what = "; ".join(f"{c.name} (deviation {c.deviation:.2g})" for c in fatal)
         raise BadInput(
             f"{model.name}: the architecture {type(model.hf).__name__} fails its self-check, so no reading "
             f"from inside it can be trusted: {what}"
         )
+    for c in failed:
+        withhold(model, c)
 
 
-def _equal(name: str, ours: Tensor | None, theirs: Tensor, batch: Batch, limit: float) -> Check:
+def withhold(model: HookedModel, failed: Check) -> None:
+    """Take away what a check that failed vouches for."""
+    for what in failed.vouches_for:
+        model.withheld[what] = f"its self-check failed: {failed.name} (deviation {failed.deviation:.2g})"
+        if what == "twin":
+            model.lens = None
+        elif not what.endswith("value vectors") and what != "decode":
+            model.taps.pop(Site.parse(what), None)
+
+
+def equal(
+    model: HookedModel,
+    name: str,
+    ours: Tensor | None,
+    theirs: Tensor,
+    batch: Batch,
+    vouches_for: tuple[str, ...] = (),
+) -> Check:
+    """Compare two tensors (row, pos, ...) where there are tokens."""
     assert ours is not None
-    mask = batch.mask.to(ours.device)
-    scale = theirs[mask].abs().max().clamp(min=1e-6)
-    deviation = float((ours[mask] - theirs[mask]).abs().max() / scale)
-    return Check(name, deviation, deviation <= limit)
+    mask = batch.mask.to(theirs.device)
+    ours, theirs = ours.to(theirs.device)[mask].float(), theirs[mask].float()
+    deviation = float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-6))
+    return Check(name, deviation, deviation <= TOLERANCE.get(model.hf.dtype, 1e-4), vouches_for)
 
 
-def _sum_of_parts(acts: dict[Site, Tensor], layer: int, batch: Batch, limit: float) -> Check:
-    parts = [acts[Site(layer, part)] for part in ("resid_pre", "attn_out", "mlp_out")]
-    return _equal(
-        f"layer {layer}: residual, attention and MLP sum to the next residual",
-        sum(parts[1:], parts[0]),
-        acts[Site(layer, "resid_post")],
-        batch,
-        limit,
-    )
+def active_experts(model: HookedModel, batch: Batch) -> list[Site]:
+    """The neurons of one expert of each mixture layer, one that the first row's first token is sent to."""
+    layers = [layer for layer, mixture in model.anatomy.mixtures.items() if mixture.fused]
+    routing = model.routing(batch, layers) if layers else {}
+    return [Site(layer, "mlp_act", None, int(routing[layer].chosen[0, 0, 0])) for layer in layers]
 
 
-def _value_vectors(model: HookedModel, acts: dict[Site, Tensor], layer: int, batch: Batch, limit: float) -> Check:
-    tap = model.tap(Site(layer, "mlp_act"))
-    total = acts[Site(layer, "mlp_act")] @ model.value_vectors(layer).vectors
-    bias = getattr(model.hf.get_submodule(tap.path), "bias", None)
-    total = total if bias is None else total + bias
-    return _equal(
-        f"layer {layer}: value vectors sum to the MLP's output", total, acts[Site(layer, "mlp_out")], batch, limit
-    )
+def writable(model: HookedModel, batch: Batch) -> list[Site]:
+    """Every site that can be rewritten, with one expert of each mixture layer."""
+    return [site for site in model.taps if site.part not in READ_ONLY] + active_experts(model, batch)
+
+
+def _read(model: HookedModel, batch: Batch, sites: list[Site]) -> tuple[dict[Site, Tensor], dict[str, Tensor]]:
+    """Values at the sites, and outputs of the MLPs and experts themselves, before any norm behind them."""
+    outputs: dict[Site, Tensor] = {}
+    paths = {Site(layer, "mlp_out"): path for layer, path in model.anatomy.mlps.items()}
+    paths |= {Site(layer, "expert"): mixture.experts for layer, mixture in model.anatomy.mixtures.items()}
+    with ExitStack() as hooks:
+        for site, path in paths.items():
+            hooks.enter_context(hooked(model.hf, Tap(path, "out"), Keep(outputs, site)))
+        acts = model.run(batch, read=sites).acts
+    return acts, {str(site): value for site, value in outputs.items()}
+
+
+def _causal(model: HookedModel, batch: Batch, outside: Tensor) -> Check:
+    """A later token must not reach back: an encoder, or attention without its mask, would."""
+    ids = batch.ids.clone()
+    ids[:, 4] = (ids[:, 4] + 1) % min(int(model.hf.config.vocab_size), len(model.tokenizer))
+    other = model.run(Batch(ids, batch.mask)).logits
+    assert other is not None
+    early = Batch(batch.ids[:, :4], batch.mask[:, :4])
+    return equal(model, "a later token changes nothing before it", other[:, :4], outside[:, :4], early)
+
+
+def _twin(model: HookedModel, batch: Batch, outside: Tensor) -> Iterator[Check]:
+    if model.lens is None or len({p.device for p in model.hf.parameters()}) > 1:
+        return  # TransformerLens runs on one device
+    inputs = batch.inputs(model.device)
+    twin = model.lens.bridge(inputs["input_ids"], attention_mask=inputs["attention_mask"])
+    yield equal(model, "TransformerLens twin equals Hugging Face", twin, outside, batch, ("twin",))
+
+
+def _decoded(model: HookedModel, acts: Mapping[Site, Tensor], outside: Tensor, batch: Batch) -> Iterator[Check]:
+    if model.anatomy.norm is not None:
+        ours = model.decode(acts[Site(model.n_layers - 1, "resid_post")])
+        yield equal(model, "final norm and unembedding give the logits", ours, outside, batch, ("decode",))
+
+
+def _sums(model: HookedModel, acts: Mapping[Site, Tensor], layer: int, batch: Batch) -> Iterator[Check]:
+    """The residual stream is the sum of what was added to it."""
+
+    def at(part: str) -> Tensor | None:
+        return acts.get(Site(layer, part))
+
+    pre, attention, mid, mlp, post = map(at, ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post"))
+    assert pre is not None and post is not None
+    if layer + 1 < model.n_layers:
+        name = f"layer {layer}: what leaves the block enters the next"
+        yield equal(model, name, acts[Site(layer + 1, "resid_pre")], post, batch)
+    if attention is not None and mid is not None:
+        name = f"layer {layer}: residual and attention sum to the residual between"
+        yield equal(model, name, pre + attention, mid, batch, (f"L{layer}.resid_mid", f"L{layer}.attn_out"))
+    if attention is not None and mlp is not None:
+        name = f"layer {layer}: residual, attention and MLP sum to the next residual"
+        yield equal(model, name, pre + attention + mlp, post, batch, (f"L{layer}.attn_out", f"L{layer}.mlp_out"))
+
+
+def _value_vectors(
+    model: HookedModel, acts: Mapping[Site, Tensor], behind: Mapping[str, Tensor], layer: int, batch: Batch
+) -> Iterator[Check]:
+    mixture, name = model.anatomy.mixtures.get(layer), f"layer {layer}: value vectors sum to the MLP's output"
+    vouched = (f"L{layer} value vectors",)
+    if mixture is None and Site(layer, "mlp_act") in acts:
+        found = model.value_vectors(layer)
+        total = acts[Site(layer, "mlp_act")] @ found.vectors
+        if found.bias:
+            total = total + model.parameter(found.bias)
+        yield equal(model, name, total, behind[f"L{layer}.mlp_out"], batch, (*vouched, f"L{layer}.mlp_act"))
+    if mixture is not None and mixture.fused:
+        total = experts_sum(model, batch, layer)
+        theirs = behind[f"L{layer}.expert"].view(*batch.ids.shape, -1)
+        yield equal(model, name.replace("the MLP's", "the experts'"), total, theirs, batch, vouched)
+
+
+def experts_sum(model: HookedModel, batch: Batch, layer: int) -> Float[Tensor, "row pos d_model"]:
+    """What the chosen experts add up to, from their neurons, value vectors and routing weights."""
+    found, routing = model.value_vectors(layer), model.routing(batch, [layer])[layer]
+    sites = [Site(layer, "mlp_act", None, e) for e in range(found.n_experts or 0)]
+    acts = model.run(batch, read=sites, logits=False).acts
+    bias = model.parameter(found.bias) if found.bias else None
+    total = torch.zeros(())
+    for e, site in enumerate(sites):
+        share = (routing.weights * (routing.chosen == e)).sum(dim=-1, keepdim=True)
+        said = acts[site] @ found.vectors[e]
+        total = total.to(said.device) + share * (said if bias is None else said + bias[e])
+    return total
+
+
+def _identity(model: HookedModel, batch: Batch, outside: Tensor) -> Check:
+    same: dict[Site, Rewrite] = {site: torch.clone for site in writable(model, batch)}
+    return equal(model, "identity rewrite changes nothing", model.run(batch, rewrite=same).logits, outside, batch)
 
 
 def _matters(model: HookedModel, batch: Batch, outside: Tensor) -> Check:
-    mask = batch.mask.to(outside.device)
-    smallest = float("inf")
-    for site in model.taps:
-        if site.part in READ_ONLY:
-            continue
-        zeroed = model.run(batch, rewrite={site: torch.zeros_like}).logits
+    """Each row of a pass zeroes a site of its own; one that leaves the logits as they were is no site."""
+    length = int(batch.mask[0].sum())
+    ids, plain = batch.ids[0, :length].tolist(), outside[0, :length]
+    sites, smallest = writable(model, batch), float("inf")
+    for first in range(0, len(sites), ROWS):
+        chunk = sites[first : first + ROWS]
+        rewrite = {site: _zero_row(row, length) for row, site in enumerate(chunk)}
+        zeroed = model.run(pad([ids] * len(chunk)), rewrite=rewrite).logits
         assert zeroed is not None
-        smallest = min(smallest, float((zeroed[mask] - outside[mask]).abs().max()))
+        smallest = min(smallest, float((zeroed - plain).abs().amax(dim=(1, 2)).min()))
     return Check("rewriting any site with zeros changes the logits", smallest, smallest > 0)
+
+
+def _zero_row(row: int, length: int) -> Rewrite:
+    def rewrite(value: Tensor) -> Tensor:
+        rows = torch.full((length,), row)
+        return put(rows, torch.arange(length), value.new_zeros(length, value.shape[-1]))(value)
+
+    return rewrite

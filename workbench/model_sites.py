@@ -9,12 +9,14 @@ Source: TransformerLens 3 (`TransformerBridge`), https://transformerlensorg.gith
 
 import copy
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from workbench.model_experts import Mixture, mixture_of
 from workbench.sites import Site
 
 os.environ.setdefault("WANDB_MODE", "disabled")  # transformer_lens and sae_lens bring wandb; nothing may phone home
@@ -22,16 +24,15 @@ os.environ.setdefault("WANDB_MODE", "disabled")  # transformer_lens and sae_lens
 from transformer_lens.model_bridge import TransformerBridge  # noqa: E402
 
 HOOK_NAMES = {
-    "resid_pre": "hook_resid_pre",
-    "resid_mid": "hook_resid_mid",
-    "resid_post": "hook_resid_post",
-    "attn_out": "hook_attn_out",
-    "mlp_out": "hook_mlp_out",
-    "head": "attn.hook_z",
-    "mlp_act": "mlp.hook_post",
-    "router": "mlp.gate.hook_out",
+    "resid_pre": ("hook_resid_pre",),
+    "resid_mid": ("hook_resid_mid",),
+    "resid_post": ("hook_resid_post",),
+    "attn_out": ("hook_attn_out", "attn.hook_out"),
+    "mlp_out": ("hook_mlp_out", "mlp.hook_out"),
+    "head": ("attn.hook_z", "attn.o.hook_in"),
+    "mlp_act": ("mlp.hook_post",),
 }
-"""TransformerLens's name, within a block, of each part."""
+"""TransformerLens's names, within a block, of each part; the first that is a module boundary counts."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,12 @@ class Tap:
 
     path: str
     """Dotted module path."""
-    side: Literal["in", "out"]
-    """Whether the site is the module's first input or its (first) output."""
+    side: Literal["in", "out", "expert"]
+    """Whether the site is the module's first input, its (first) output, or neurons of one of its experts."""
+    scale: float = 1.0
+    """What the boundary's value is multiplied by to be the site's (Granite's `residual_multiplier`)."""
+    expert: int | None = None
+    """Which expert, for neurons of one."""
 
 
 def twin_of(hf: PreTrainedModel) -> PreTrainedModel:
@@ -96,27 +101,59 @@ def _own_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBas
     return own
 
 
-def taps_of(hf: PreTrainedModel, lens: Lens) -> dict[Site, Tap]:
-    """Every site of the architecture that is a module boundary, with the boundary it is.
+@dataclass(frozen=True)
+class Anatomy:
+    """Where everything is in one model."""
 
-    A part that a layer lacks has no entry. `mlp_act` is left out where the MLP is a mixture of experts
-    (TransformerLens's hook of that name is the block's output there, not neurons).
+    taps: dict[Site, Tap]
+    """Every site that is a module boundary, with the boundary it is."""
+    mlps: dict[int, str]
+    """Layer -> path of its MLP, or of its mixture of experts."""
+    mixtures: dict[int, Mixture]
+    """Layer -> its mixture of experts, for the layers that are one."""
+    norm: str | None
+    """Path of the final norm."""
+    unembed: str
+    """Path of the unembedding."""
+
+
+def anatomy_of(hf: PreTrainedModel, lens: Lens) -> Anatomy:
+    """Every site of the architecture, as TransformerLens names them.
+
+    A part that a layer lacks has no entry. Where the MLP is a mixture of experts, `mlp_act` is the expert that every
+    token passes, if there is one (TransformerLens's hook of that name is the block's output there, not neurons).
     """
     boundaries, hooks = _boundaries(lens), lens.bridge.hook_dict
-    taps = {Site(None, "embed"): boundaries[id(hooks["embed.hook_out"])]}
+
+    def find(*names: str) -> Tap | None:
+        found = (boundaries.get(id(hooks.get(name))) for name in names)
+        return next((tap for tap in found if tap is not None), None)
+
+    taps: dict[Site, Tap | None] = {Site(None, "embed"): find("embed.hook_out")}
+    mlps: dict[int, str] = {}
     for layer in range(lens.bridge.cfg.n_layers):
-        mlp = boundaries[id(hooks[f"blocks.{layer}.hook_mlp_out"])].path
-        absent = "mlp_act" if hasattr(hf.get_submodule(mlp), "experts") else "router"
-        for part, name in HOOK_NAMES.items():
-            tap = boundaries.get(id(hooks.get(f"blocks.{layer}.{name}")))
-            if tap is not None and part != absent:
-                taps[Site(layer, part)] = tap
-    return taps
+        for part, names in HOOK_NAMES.items():
+            taps[Site(layer, part)] = find(*(f"blocks.{layer}.{name}" for name in names))
+        if mlp := find(f"blocks.{layer}.mlp.hook_out"):
+            mlps[layer] = mlp.path
+    mixtures = {layer: found for layer, path in mlps.items() if (found := mixture_of(hf, path))}
+    for layer, mixture in mixtures.items():
+        taps[Site(layer, "mlp_act")] = Tap(mixture.shared, "in") if mixture.shared else None
+        taps[Site(layer, "router")] = Tap(mixture.router, "out") if mixture.router else None
+    there = {site: _as_addend(hf, site, taps) for site, tap in taps.items() if tap is not None}
+    norm, unembed = find("ln_final.hook_out"), find("unembed.hook_out")
+    if unembed is None:
+        raise ValueError("TransformerLens names no unembedding")
+    return Anatomy(there, mlps, mixtures, norm.path if norm else None, unembed.path)
 
 
-def path_of(lens: Lens, component: str) -> str:
-    """Module path of a component outside the blocks: `ln_final` or `unembed`."""
-    return _boundaries(lens)[id(lens.bridge.hook_dict[f"{component}.hook_out"])].path
+def _as_addend(hf: PreTrainedModel, site: Site, taps: Mapping[Site, Tap | None]) -> Tap:
+    """Some blocks multiply what attention and MLP give before they add it; the addend is the site."""
+    tap, block = taps[site], taps.get(Site(site.layer, "resid_post")) if site.layer is not None else None
+    assert tap is not None
+    if block is None or site.part not in ("attn_out", "mlp_out"):
+        return tap
+    return replace(tap, scale=float(getattr(hf.get_submodule(block.path), "residual_multiplier", 1.0)))
 
 
 def _boundaries(lens: Lens) -> dict[int, Tap]:

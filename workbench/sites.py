@@ -85,8 +85,8 @@ class Site:
 
     @property
     def whole(self) -> "Site":
-        """The part this site lies in, without the index."""
-        return Site(self.layer, self.part)
+        """The part this site lies in, without the index; of a neuron in an expert, all neurons of that expert."""
+        return Site(self.layer, self.part, None, self.expert)
 
 
 def parse_sites(texts: Iterable[str]) -> tuple[Site, ...]:

@@ -33,6 +33,9 @@ from transformers import (
 )
 
 from workbench.errors import BadInput, RunError, did_you_mean
+from workbench.experts import Leaves, slices_of, whole_names
+
+_SCHEDULES = {"constant": "constant_with_warmup", "cosine": "cosine", "linear": "linear"}
 
 Batch = dict[str, Tensor]
 """What `collate` makes of some items; its tensors are moved to the model's device."""
@@ -123,9 +126,9 @@ class _MuonAndAdamW(torch.optim.Optimizer):
             part.step()
 
 
-def _optimizer(model: PreTrainedModel, options: TrainingOptions) -> torch.optim.Optimizer:
-    """The optimizer over all parameters that may move."""
-    moving = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def _optimizer(model: PreTrainedModel, options: TrainingOptions, leaves: Leaves) -> torch.optim.Optimizer:
+    """The optimizer over all parameters, and slices of parameters, that may move."""
+    moving = leaves.instead_of([parameter for parameter in model.parameters() if parameter.requires_grad])
     inside = {id(p) for m in model.modules() if isinstance(m, nn.ModuleList) for p in m.parameters() if p.ndim == 2}
     matrices = [p for p in moving if id(p) in inside] if options.optimizer == "muon" else []
     rest = [p for p in moving if not any(p is matrix for matrix in matrices)]
@@ -139,8 +142,11 @@ def _optimizer(model: PreTrainedModel, options: TrainingOptions) -> torch.optim.
         )
 
     if matrices and rest:
-        return _MuonAndAdamW(muon(matrices), adamw(rest))
-    return muon(matrices) if matrices else adamw(rest)
+        optimizer: torch.optim.Optimizer = _MuonAndAdamW(muon(matrices), adamw(rest))
+    else:
+        optimizer = muon(matrices) if matrices else adamw(rest)
+    leaves.watch(optimizer)
+    return optimizer
 
 
 class _Quiet(TrainerCallback):
@@ -208,20 +214,23 @@ def undisturbed_randomness() -> Iterator[None]:
 
 
 @contextmanager
-def _only(model: PreTrainedModel, trainable: Collection[str] | None) -> Iterator[None]:
+def _only(model: PreTrainedModel, trainable: Collection[str] | None) -> Iterator[Leaves]:
     """Let only the named parameters move; put every flag and mode back afterwards, whatever happens."""
     parameters = dict(model.named_parameters())
-    unknown = sorted(set(trainable or ()) - set(parameters))
+    named = None if trainable is None else set(whole_names(trainable))
+    unknown = sorted((named or set()) - set(parameters))
     if unknown:
         raise BadInput(f"The model has no parameter {unknown[0]!r}. {did_you_mean(unknown[0], parameters)}")
     if trainable is not None and not trainable:
         raise BadInput("No parameter may move: `trainable` is empty. Name at least one, or pass None for all")
+    leaves = Leaves(parameters, slices_of(trainable or ()))
     flags = {name: parameter.requires_grad for name, parameter in parameters.items()}
     modes = [(module, module.training) for module in model.modules()]
     try:
         for name, parameter in parameters.items():
-            parameter.requires_grad_(trainable is None or name in trainable)
-        yield
+            parameter.requires_grad_(named is None or name in named)
+        with leaves.masked():
+            yield leaves
     finally:
         for name, parameter in parameters.items():
             parameter.requires_grad_(flags[name])
@@ -268,9 +277,9 @@ def train(
 ) -> TrainingLog:
     """Change `model` in place so that `loss(model, collate(items))` falls.
 
-    `trainable` names the parameters that may move (None: all); all others stay bit-identical. `on_step` gets the step
-    (from 1) and its loss. `evaluate` is called with the step after each step in `evaluate_at` (0: before the first),
-    with the model in eval mode. The same call gives the same parameters on the same machine.
+    `trainable` names what may move (None: all): parameters, or one expert's slice (`...experts.down_proj[5]`); all else
+    stays bit-identical. `on_step` gets the step (from 1) and its loss. `evaluate` is called with the step after each in
+    `evaluate_at` (0: before the first), in eval mode. On one machine the same call gives the same parameters.
 
     Raises:
         BadInput: when there are no items, or a parameter to train does not exist.
@@ -278,10 +287,9 @@ def train(
     """
     if not items:
         raise BadInput("There is nothing to train on: the sequence of items is empty")
-    with undisturbed_randomness(), _only(model, trainable), tempfile.TemporaryDirectory() as folder:
-        optimizer = _optimizer(model, options)
-        name = "constant_with_warmup" if options.schedule == "constant" else options.schedule
-        scheduler = get_scheduler(name, optimizer, options.warmup_steps, options.steps)
+    with undisturbed_randomness(), _only(model, trainable) as leaves, tempfile.TemporaryDirectory() as folder:
+        optimizer = _optimizer(model, options, leaves)
+        scheduler = get_scheduler(_SCHEDULES[options.schedule], optimizer, options.warmup_steps, options.steps)
         trainer = _Trainer(
             model,
             _arguments(model, options, folder),

@@ -163,7 +163,7 @@ def test_a_full_disk_while_writing_a_checkpoint(refused, tmp_path, monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full)
+    monkeypatch.setattr("workbench.edited_folder.shutil.copyfile", full)
     message = refused(
         "unlearn",
         "MODEL",

@@ -68,7 +68,7 @@ def test_a_run_keeps_stdout_for_the_result(planted_folder, concept_file, tmp_pat
     assert "accuracy" in done.stderr
 
 
-@pytest.mark.parametrize("verb", ["audit", "unlearn", "look", "report", "list", "verify", "doctor"])
+@pytest.mark.parametrize("verb", ["audit", "unlearn", "look", "compare", "report", "list", "verify", "doctor"])
 def test_every_verb_has_help_without_developers_words(cli, verb):
     assert f"  {verb} " in cli("--help").out
     shown = cli(verb, "--help")

@@ -105,14 +105,18 @@ def test_doctor_finds_this_installation_sound(cli, planted_folder):
     said = cli("doctor", planted_folder, "--json")
     assert said.code == 0
     assert said.json["problems"] == []
-    assert len(said.json["checks"]) >= 10 and all(row["passed"] for row in said.json["checks"])
+    model = said.json["model"]
+    assert len(model["checks"]) >= 20 and all(row["passed"] for row in model["checks"])
+    assert model["architecture"] == "LlamaForCausalLM"
+    assert {"part": "mlp_act", "layers": [0, 1, 2], "width": 48}.items() <= model["sites"][-1].items()
+    assert "no layer is a mixture" in model["lacking"]["router"]
     assert "All is well" in cli("doctor").out
 
 
 def test_doctor_shows_every_check_of_an_unsound_model(cli, planted_folder, monkeypatch):
     monkeypatch.setattr("workbench.model_check.TOLERANCE", {})
     # A decoder that skips the final norm.
-    monkeypatch.setattr("workbench.model.HookedModel.decode", lambda self, resid: self._unembed(resid))
+    monkeypatch.setattr("workbench.model.HookedModel.decode", lambda self, resid: self.decoder.unembed(resid))
     said = cli("doctor", planted_folder)
     assert said.code == 1
     assert "Problem: final norm and unembedding give the logits" in said.out

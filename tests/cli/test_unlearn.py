@@ -86,7 +86,7 @@ def test_gradient_methods_need_no_sites_and_show_their_loss(cli, planted_folder,
         (("--localise", "concept_vector"), "Did you mean 'concept_vectors'?"),
         (("--localise", "logit_lens"), "names no sites"),
         (("--where", "layer 3"), "is not a site"),
-        (("--where", "L7.mlp_act[3]"), "layers 0 to 2"),
+        (("--where", "L7.mlp_act[3]"), "L0.mlp_act[0..47] to L2.mlp_act[0..47]"),
     ],
 )
 def test_where_must_make_sense(cli, planted_folder, concept_file, words, message):
@@ -114,7 +114,7 @@ def test_an_interrupted_unlearning_keeps_the_edit_it_had(cli, planted_folder, co
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("workbench.edits.save_checkpoint", interrupted)
+        patch.setattr("workbench.edited_folder.require_only", interrupted)
         said = cli(*command)
     assert (said.code, said.out) == (130, "")
     assert "interrupted; run the same command again to resume" in said.err

@@ -71,7 +71,7 @@ def test_batched_restorations_equal_single_ones(known, monkeypatch):
     alone = [restored_logprobs(model, encoded, one[None], [cell]) for cell in cells for one in corrupted]
     assert torch.allclose(together, torch.cat(alone).reshape(len(cells), 2), atol=1e-5)
     assert together.std() > 1
-    monkeypatch.setattr("probes.causal_trace.CHUNK", 7)
+    monkeypatch.setattr("workbench.patching.Budget.rows_for", lambda *_: 7)
     assert torch.allclose(restored_logprobs(model, encoded, corrupted, cells), together, atol=1e-5)
 
 

@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from workbench.edits import Change, HookEdit, Operator, PromptEdit, WeightEdit, 
 from workbench.errors import BadInput
 from workbench.model import HookedModel
 from workbench.model_check import probe_batch
+from workbench.operators import Gate
 from workbench.sites import Site
 
 NAME = "model.layers.1.mlp.down_proj.weight"
@@ -144,35 +146,57 @@ def test_writing_never_overwrites(planted_folder: Path, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize(
-    ("operator", "expected"),
-    [
-        (
-            Operator("project_out", torch.eye(128)[:2]),
-            lambda x: torch.cat([torch.zeros_like(x[..., :2]), x[..., 2:]], -1),
-        ),
-        (Operator("add", torch.ones(128)), lambda x: x + 1),
-        (
-            Operator("scale", torch.tensor([0.0]), torch.tensor([5])),
-            lambda x: torch.where(torch.arange(128) == 5, 0 * x, x),
-        ),
-        (Operator("clamp", torch.tensor(0.1)), lambda x: x.clamp(max=0.1)),
-    ],
-    ids=lambda value: getattr(value, "name", ""),
-)
-def test_hook_edits_do_what_they_say_and_leave_the_weights(
-    model: HookedModel, tmp_path: Path, operator, expected
-) -> None:
+def test_a_hook_edit_changes_what_is_read_and_leaves_the_weights(model: HookedModel, tmp_path: Path) -> None:
     site, batch, before = Site(1, "resid_post"), probe_batch(model), bits(model)
     plain = model.run(batch, read=[site]).acts[site]
-    edit = HookEdit(model.identity, {"method": "test"}, operators={site: operator})
+    edit = HookEdit(model.identity, {"method": "test"}, operators={site: Operator("add", torch.ones(128))})
     edit.save(tmp_path / "guard")
     with load_edit(tmp_path / "guard").on(model):
         changed = model.run(batch, read=[site]).acts[site]
-    torch.testing.assert_close(changed, expected(plain))
-    assert not torch.equal(changed, plain)
+        assert model.identity != edit.fitted_to
+    torch.testing.assert_close(changed, plain + 1)
     assert same(model, before)
     assert torch.equal(model.run(batch, read=[site]).acts[site], plain)
+
+
+POSITIVE = Gate("linear", {"weight": torch.ones(1)})
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        Operator("scale", torch.tensor(0.0)),
+        Operator("add", torch.tensor([2.0])),
+        Operator("add", torch.tensor([2.0]), gate=POSITIVE),
+    ],
+)
+def test_an_operator_at_a_neuron_acts_on_that_neuron_alone(model: HookedModel, operator: Operator) -> None:
+    site, whole, batch = Site.parse("L1.mlp_act[3]"), Site(1, "mlp_act"), probe_batch(model)
+    plain = model.run(batch, read=[whole]).acts[whole]
+    with HookEdit("", {}, operators={site: operator}).on(model):
+        changed = model.run(batch, read=[whole]).acts[whole]
+    moved = (changed != plain).flatten(0, 1).any(0).nonzero()[:, 0]
+    assert moved.tolist() == [3]
+    expected = plain[..., 3] * 0 if operator.name == "scale" else plain[..., 3] + 2
+    if operator.gate:
+        expected = torch.where(plain[..., 3] > 0, expected, plain[..., 3])
+    torch.testing.assert_close(changed[..., 3], expected)
+
+
+def test_a_hook_edit_of_another_width_or_place_is_refused(model: HookedModel) -> None:
+    narrow = Operator("add", torch.ones(64))
+    beyond = Operator("add", torch.ones(1), torch.tensor([128]))
+    for site, operator, message in (
+        ("L1.resid_post", narrow, "width 128"),
+        ("L1.resid_post", beyond, "no entry 128"),
+        ("L1.resid_post[5]", narrow, "width 1,"),
+        ("L1.mlp_act[3]", narrow, "width 1,"),
+        ("L9.resid_post", narrow, "no site"),
+    ):
+        edit = HookEdit("", {}, operators={Site.parse(site): operator})
+        with pytest.raises(BadInput, match=message), edit.on(model):
+            pass
+    assert model.identity == model.digest
 
 
 def test_a_prompt_edit_changes_what_the_model_is_shown(model: HookedModel) -> None:
@@ -185,3 +209,107 @@ def test_a_prompt_edit_changes_what_the_model_is_shown(model: HookedModel) -> No
     assert model.encode([fact])[0] == plain
     with pytest.raises(BadInput, match="exactly once"):
         PromptEdit("", {}, template="no slot")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_bits_come_back_also_in_bf16_and_from_nan_and_negative_zero(dtype: torch.dtype) -> None:
+    planted = plant("llama", 0)
+    planted.model.to(dtype)
+    planted.model.get_parameter(NAME).data[0, :3] = torch.tensor([float("nan"), -0.0, float("inf")])
+    model = HookedModel(planted.model, planted.tokenizer, check=False)
+    before = raw_bits(model)
+    edit = zero_columns(model, [1])
+    assert edit.changes[NAME].values.dtype == dtype
+    positions = [row * 48 + 1 for row in range(128)]  # also the -0 became 0, and the NaN beside it did not change
+    assert edit.changes[NAME].index.tolist() == positions
+    with edit.on(model):
+        assert model.parameter(NAME)[0, 0].isnan() and not model.parameter(NAME)[:, 1].any()
+    assert raw_bits(model) == before
+
+
+def raw_bits(model: HookedModel) -> dict[str, bytes]:
+    return {name: t.contiguous().view(torch.uint8).numpy().tobytes() for name, t in model.hf.state_dict().items()}
+
+
+def test_tied_embeddings_are_one_parameter_and_stay_tied(tied: HookedModel) -> None:
+    before = bits(tied)
+    edit = WeightEdit(tied.identity, {}, changes={"lm_head.weight": Change(torch.ones(4), torch.tensor([0, 1, 2, 3]))})
+    with edit.on(tied):
+        assert tied.parameter("model.embed_tokens.weight")[0, :4].tolist() == [1, 1, 1, 1]
+    assert same(tied, before)
+    assert tied.parameter("lm_head.weight") is tied.parameter("model.embed_tokens.weight")
+
+
+@pytest.fixture
+def tied() -> HookedModel:
+    planted = plant("llama", 0)
+    planted.model.config.tie_word_embeddings = True
+    planted.model.tie_weights()
+    assert planted.model.lm_head.weight is planted.model.model.embed_tokens.weight
+    return HookedModel(planted.model, planted.tokenizer, check=False)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_edit_that_breaks_off_half_way_leaves_nothing(
+    model: HookedModel, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    before, identity = bits(model), model.identity
+    other = "model.layers.0.mlp.down_proj.weight"
+    edit = WeightEdit(model.identity, {}, changes={name: Change(torch.zeros(128, 48)) for name in (NAME, other)})
+    apply, seen = Change.apply, []
+
+    def second_fails(self: Change, parameter: torch.Tensor) -> None:
+        if seen:
+            raise error
+        apply(self, parameter)
+        seen.append(float(parameter.abs().sum()))
+
+    monkeypatch.setattr(Change, "apply", second_fails)
+    with pytest.raises(error), edit.on(model):
+        pass
+    assert seen == [0.0]
+    assert same(model, before) and model.identity == identity
+
+
+def test_edits_nest_and_come_off_in_order(model: HookedModel) -> None:
+    before = bits(model)
+    first = zero_columns(model, [1])
+    with first.on(model):
+        between = bits(model)
+        second = zero_columns(model, [1, 2])
+        assert second.fitted_to != first.fitted_to
+        with second.on(model):
+            assert not model.parameter(NAME)[:, [1, 2]].any()
+        assert same(model, between)
+    assert same(model, before)
+    assert [int(c) for c in (second.changes[NAME].index % 48).unique()] == [2]  # 1 was zero already
+    with pytest.raises(BadInput, match="fitted to"), second.on(model):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (Change(torch.ones(1, 48)), "does not fit"),  # would be broadcast
+        (Change(torch.ones(2), torch.tensor([0, 128 * 48])), "does not fit"),
+        (Change(torch.ones(2), torch.tensor([0, -1])), "does not fit"),
+        (Change(torch.ones(1), torch.tensor([0, 1])), "does not fit"),
+    ],
+)
+def test_a_change_of_another_shape_is_refused(model: HookedModel, change: Change, message: str) -> None:
+    before = bits(model)
+    with pytest.raises(BadInput, match=message), WeightEdit("", {}, changes={NAME: change}).on(model):
+        pass
+    with (
+        pytest.raises(BadInput, match="no parameter 'what.weight'"),
+        WeightEdit("", {}, changes={"what.weight": change}).on(model),
+    ):
+        pass
+    assert same(model, before)
+
+
+def test_hook_edits_of_the_first_version_are_still_read(model: HookedModel, tmp_path: Path) -> None:
+    edit = HookEdit("", {}, operators={Site(1, "resid_post"): Operator("add", torch.ones(128))})
+    numbers, words = edit.save(tmp_path / "old")
+    assert json.loads(words.read_text())["words"] == {"operators": {"L1.resid_post": "add"}}
+    assert list(load_file(numbers)) == ["L1.resid_post|tensor"]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -34,7 +36,7 @@ def test_a_wrong_site_table_is_refused_with_the_name_of_the_architecture(monkeyp
     planted = plant("llama", 0)
     sound = HookedModel(planted.model, planted.tokenizer)
     wrong = {**sound.taps, Site(1, "attn_out"): sound.taps[Site(1, "mlp_out")]}
-    monkeypatch.setattr("workbench.model.taps_of", lambda *_: wrong)
+    monkeypatch.setattr("workbench.model.anatomy_of", lambda *_: replace(sound.anatomy, taps=wrong))
     with pytest.raises(BadInput, match="LlamaForCausalLM fails its self-check.*layer 1"):
         HookedModel(planted.model, planted.tokenizer)
 
@@ -58,7 +60,8 @@ def test_rows_restore_their_own_sites_in_one_pass_as_one_by_one(model: HookedMod
 def test_a_single_neuron_or_head_entry_is_a_slice(model: HookedModel) -> None:
     part = "head"
     both = model.run(probe_batch(model), read=[Site(0, part), Site(0, part, 3)]).acts
-    assert torch.equal(both[Site(0, part)][..., 3], both[Site(0, part, 3)])
+    wide = both[Site(0, part)].shape[-1] // model.hf.config.num_attention_heads
+    assert torch.equal(both[Site(0, part)][..., 3 * wide : 4 * wide], both[Site(0, part, 3)])
 
 
 def test_no_hook_stays_after_an_error(model: HookedModel) -> None:
@@ -76,8 +79,8 @@ def test_no_hook_stays_after_an_error(model: HookedModel) -> None:
 def test_a_site_that_does_not_exist_is_named_with_what_does(model: HookedModel) -> None:
     with pytest.raises(BadInput, match="layers 0 to 2"):
         model.run(probe_batch(model), read=[Site(9, "resid_post")])
-    missing = "mlp_act" if model.mixture_layers else "router"
-    with pytest.raises(BadInput, match=f"no site L1.{missing}: layer 1 has .*resid_post"):
+    missing, has = ("mlp_act", "mixture of experts") if model.mixture_layers else ("router", "layer 1 has .*resid_post")
+    with pytest.raises(BadInput, match=f"no site L1.{missing}: .*{has}"):
         model.run(probe_batch(model), read=[Site(1, missing)])
 
 

@@ -80,11 +80,9 @@ def test_an_answer_that_changes_the_prompts_tokens_is_refused() -> None:
 def test_effects_are_activation_times_gradient(planted) -> None:
     model, found = planted
     facts = found.concept.forget.facts
-    if model.mixture_layers:
-        pytest.skip("a mixture has no activation tap here; the planted test below covers it")
     effects = neuron_effects(model, facts)
     batch, targets = batch_of(model.encode(facts))
-    sites = [Site(layer, "mlp_act") for layer in range(model.n_layers)]
+    sites = [site for site, _ in model.mlps()]
     kept: dict[Site, torch.Tensor] = {}
 
     def leaf(site):
@@ -98,18 +96,14 @@ def test_effects_are_activation_times_gradient(planted) -> None:
         total = score_batch(model, batch, targets, rewrite={site: leaf(site)}, grad=True).logit.sum()
         gradient = torch.autograd.grad(total, kept[site])[0]
         expected = (gradient * kept[site].detach()).sum(dim=(0, 1)) / len(facts)
-        torch.testing.assert_close(effects[site.layer], expected, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(effects[site], expected, atol=1e-4, rtol=1e-3)
 
 
 def test_the_planted_neurons_have_the_largest_effects_and_gradients_leave_no_trace(planted) -> None:
     model, found = planted
     effects = neuron_effects(model, found.concept.forget.facts)
-    ranked = sorted(
-        ((float(v), layer, i) for layer, e in enumerate(effects) for i, v in enumerate(e.reshape(-1))), reverse=True
-    )
-    true = found.sites_of(found.concept.forget.facts)
-    width = effects[0].shape[-1]
-    flat = {(s.layer, s.index + width * (s.expert or 0)) for s in true}
-    top = {(layer, i) for _, layer, i in ranked[: 2 * len(flat)]}
+    ranked = sorted(((float(v), i, site) for site, e in effects.items() for i, v in enumerate(e)), reverse=True)
+    flat = set(found.sites_of(found.concept.forget.facts))
+    top = {Site(site.layer, "mlp_act", i, site.expert) for _, i, site in ranked[: 2 * len(flat)]}
     assert len(flat & top) >= 0.9 * len(flat)
     assert all(p.grad is None for p in model.hf.parameters())

@@ -23,6 +23,7 @@ VERBS = {
     "audit": "audit:audit",
     "unlearn": "unlearn:unlearn",
     "look": "look:look",
+    "compare": "compare:compare",
     "report": "report:report",
     "list": "listing:listing",
     "verify": "verify:verify",

@@ -8,22 +8,27 @@ import typer
 
 from workbench.cli.console import Screen
 from workbench.cli.failures import BELOW_REQUIRED, UNDECIDED
-from workbench.cli.options import AsJson, Device, Out, Quiet, Seed, Settings, default_out
+from workbench.cli.options import CHECKPOINT, AsJson, Out, Quiet, Seed, Settings, default_out, opens_models
 from workbench.cli.progress import progress
 from workbench.errors import BadInput, did_you_mean
 
 if TYPE_CHECKING:
     from workbench.evidence import AuditReport
+    from workbench.opening import Opening
 
 OPEN = ("NOT_RUN", "ERROR", "INCONCLUSIVE")
 """Statuses of a claim that leave it undecided."""
 
 
+@opens_models
 def audit(
     checkpoint: Annotated[
-        Path | None, typer.Argument(metavar="CHECKPOINT", help="Folder of the model that is said to have forgotten.")
+        str | None,
+        typer.Argument(metavar="CHECKPOINT", help=f"The model that is said to have forgotten. {CHECKPOINT}."),
     ] = None,
-    base: Annotated[Path | None, typer.Option("--base", metavar="DIR", help="The model it was made from.")] = None,
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="CHECKPOINT", help="The model it was made from.")
+    ] = None,
     concept: Annotated[
         str | None,
         typer.Option(
@@ -31,10 +36,10 @@ def audit(
         ),
     ] = None,
     reference: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--reference",
-            metavar="DIR",
+            metavar="CHECKPOINT",
             help="The model retrained without the concept; without it the level ends at U2.",
         ),
     ] = None,
@@ -49,9 +54,10 @@ def audit(
     settings: Settings = None,
     out: Out = None,
     seed: Seed = None,
-    device: Device = "cpu",
     as_json: AsJson = False,
     quiet: Quiet = False,
+    *,
+    opening: "Opening",
 ) -> None:
     """Say whether knowledge is gone or only silenced.
 
@@ -72,7 +78,7 @@ def audit(
         )
     else:
         roles = {"checkpoint": checkpoint, "base": base} | ({"reference": reference} if reference else {})
-        report, folder = _audited(screen, roles, concept, groups, out, device)
+        report, folder = _audited(screen, roles, concept, groups, out, opening)
     show(screen, report, folder)
     _gate(screen, report, wanted, strict)
 
@@ -123,11 +129,11 @@ def _refuse_models(given: dict[str, Any]) -> None:
 
 def _audited(
     screen: Screen,
-    roles: dict[str, Path],
+    roles: dict[str, str],
     concept: str,
     groups: dict[str, dict[str, Any]],
     out: Path | None,
-    device: str,
+    opening: "Opening",
 ) -> "tuple[AuditReport, Path]":
     """Take the readings that are not there yet, and judge them."""
     from audits.auditor import audit as run_audit
@@ -139,9 +145,9 @@ def _audited(
     from workbench.datasets import load_concept
     from workbench.store import question_id
 
-    prepare_torch(device)
+    prepare_torch(opening.device)
     reading, judging = ReadingOptions(**groups["reading"]), JudgeOptions(**groups["judging"])
-    wanted, opened = load_concept(concept), {role: checkpoint_at(path) for role, path in roles.items()}
+    wanted, opened = load_concept(concept), {role: checkpoint_at(text, opening) for role, text in roles.items()}
     folder = out or default_out(
         "audit", opened["checkpoint"].name, question_id(question_of(opened, wanted, reading, judging))
     )
@@ -154,7 +160,6 @@ def _audited(
             out=folder,
             reading=reading,
             judging=judging,
-            device=device,
             progress=step,
         )
     return report, folder

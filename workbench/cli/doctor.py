@@ -1,19 +1,24 @@
 """`workbench doctor`: is this installation sound, and does a checkpoint's architecture prove itself?"""
 
-import math
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from workbench.cli.console import Screen, table
+from workbench.cli.doctor_model import examine
+from workbench.cli.doctor_model import problems as problems_of
+from workbench.cli.doctor_model import tables as tables_of
 from workbench.cli.failures import FAILED
-from workbench.cli.options import AsJson, Device, Quiet
+from workbench.cli.options import CHECKPOINT, AsJson, Quiet, opens_models
+
+if TYPE_CHECKING:
+    from workbench.opening import Opening
 
 OURS = ("workbench", "probes", "interventions", "audits")
 """Our top-level packages; their names are plain enough for others to use them too."""
@@ -42,11 +47,15 @@ class Finding:
     """Whether it is as it should be."""
 
 
+@opens_models
 def doctor(
-    checkpoint: Annotated[Path | None, typer.Argument(metavar="[CHECKPOINT]", help="Also check this model.")] = None,
-    device: Device = "cpu",
+    checkpoint: Annotated[
+        str | None, typer.Argument(metavar="[CHECKPOINT]", help=f"Also check this model. {CHECKPOINT}.")
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    *,
+    opening: "Opening",
 ) -> None:
     """Check the installation, and a checkpoint.
 
@@ -55,17 +64,15 @@ def doctor(
     from workbench.cli.machine import prepare_torch
 
     screen = Screen(as_json, quiet)
-    prepare_torch(device)
+    prepare_torch(opening.device)
     findings = [*_installation(), *_devices(), *_folders(), *(Finding(f, os.environ.get(f, "not set")) for f in FLAGS)]
-    checks = [] if checkpoint is None else _checks(checkpoint, device)
+    model = None if checkpoint is None else examine(checkpoint, opening)
     problems = [f"{f.what}: {f.value}" for f in findings if not f.ok]
-    problems += [f"{row['name']}: deviation {amount(row['deviation'])}" for row in checks if not row["passed"]]
+    problems += [] if model is None else problems_of(model)
     tables = [table(("what", "found", "state"), [(f.what, f.value, mark(f.ok)) for f in findings])]
-    if checks:
-        rows = [(row["name"], row["deviation"], mark(row["passed"])) for row in checks]
-        tables.append(table(("self-check", "deviation", "state"), rows, str(checkpoint)))
+    tables += [] if model is None else tables_of(model)
     screen.result(
-        {"verb": "doctor", "findings": [asdict(f) for f in findings], "checks": checks, "problems": problems},
+        {"verb": "doctor", "findings": [asdict(f) for f in findings], "model": model, "problems": problems},
         [*tables, "All is well" if not problems else "\n".join(f"Problem: {text}" for text in problems)],
     )
     if problems:
@@ -75,11 +82,6 @@ def doctor(
 def mark(ok: bool) -> str:
     """A word for a table."""
     return "ok" if ok else "PROBLEM"
-
-
-def amount(deviation: float | None) -> str:
-    """A deviation in a sentence."""
-    return "not a number" if deviation is None else f"{deviation:.2g}"
 
 
 def _installation() -> Iterator[Finding]:
@@ -143,15 +145,3 @@ def _folders() -> Iterator[Finding]:
     writable = there.is_dir() and os.access(there, os.W_OK)
     told = str(folder) if writable else f"{folder} cannot be written; set WORKBENCH_CACHE_DIR"
     yield Finding("cache", told, writable)
-
-
-def _checks(checkpoint: Path, device: str) -> list[dict[str, Any]]:
-    """Every identity of the architecture, without refusing the model for a failed one."""
-    from workbench.cli.subjects import checkpoint_at
-    from workbench.model_check import check
-
-    with checkpoint_at(checkpoint).open(device, check=False) as model:
-        return [
-            {"name": c.name, "deviation": c.deviation if math.isfinite(c.deviation) else None, "passed": c.passed}
-            for c in check(model)
-        ]

@@ -2,17 +2,17 @@
 
 import inspect
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from workbench.cli.console import Screen, table
-from workbench.cli.options import AsJson, ConceptName, Device, Out, Quiet, Seed, Settings, default_out
+from workbench.cli.options import CHECKPOINT, AsJson, ConceptName, Out, Quiet, Seed, Settings, default_out, opens_models
 from workbench.errors import BadInput, did_you_mean
 
 if TYPE_CHECKING:
     from workbench.concepts import Concept
+    from workbench.opening import Opening
     from workbench.store import RunFolder
     from workbench.trace import Trace
 
@@ -29,8 +29,9 @@ ORDERED = ("layer", "step")
 """Axes shown whole and in their own order."""
 
 
+@opens_models
 def look(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Folder of the model to look into.")],
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help=f"The model to look into. {CHECKPOINT}.")],
     concept: ConceptName,
     probe: Annotated[
         str,
@@ -52,39 +53,49 @@ def look(
     settings: Settings = None,
     out: Out = None,
     seed: Seed = None,
-    device: Device = "cpu",
+    remote: Annotated[
+        bool,
+        typer.Option(
+            "--remote",
+            help="Run on a deployment like NDIF; WORKBENCH_REMOTE_URL and WORKBENCH_REMOTE_KEY say which.",
+        ),
+    ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    *,
+    opening: "Opening",
 ) -> None:
     """Take one reading of one checkpoint."""
     from audits.behaviour import BEHAVIOUR
     from probes import PROBES
     from workbench.cli.machine import prepare_torch
     from workbench.cli.settings import method_of, parse_settings, with_options
-    from workbench.cli.subjects import checkpoint_at
+    from workbench.cli.subjects import checkpoint_at, remote_at
     from workbench.datasets import load_concept
     from workbench.store import RunFolder, question_id
 
     screen = Screen(as_json, quiet)
-    prepare_torch(device)
+    prepare_torch(opening.device)
     method = with_options(method_of((PROBES, BEHAVIOUR), probe), parse_settings(settings), seed)
     reading = Reading(probe, method, load_concept(concept), on or default_set(method), limit)
     subject = reading.subject()  # a set that is not there is found out before the folder is made
-    opened = checkpoint_at(checkpoint)
+    opened = (remote_at if remote else checkpoint_at)(checkpoint, opening)
     question = {
         "verb": "look",
         "checkpoint": opened.digest,
+        "dtype": opening.dtype,
         "concept": reading.concept.digest,
         "on": reading.on,
         "limit": limit,
         "method": method.spec(),
+        **({"remote": opened.record["remote"]} if remote else {}),
     }
     run = RunFolder.claim(out or default_out("look", probe, question_id(question)), question)
     if run.finished:
         screen.note("This reading was taken before; showing what is stored")
     else:
         screen.note(f"Looking into {opened.name} with {probe} on {reading.on}")
-        with run.running(), opened.open(device) as model:
+        with run.running(checkpoint=opened.record), opened.open() as model:
             trace = method.look(model, subject, **reading.more())
             _store(run, reading, trace)
     _show(screen, run, reading)

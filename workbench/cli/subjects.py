@@ -1,25 +1,46 @@
-"""Which checkpoint a path means, and what to call it."""
+"""Which checkpoint a text means, and what to call it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from workbench.checkpoint import Checkpoint
+    from workbench.model_remote_place import RemoteCheckpoint
+    from workbench.opening import Opening
 
 WITHIN_RUN = "checkpoint"
 """Name of the checkpoint folder inside a run of `unlearn`."""
 
 
-def checkpoint_at(path: Path) -> "Checkpoint":
-    """The checkpoint in a folder, or in a run of `unlearn`; one inside a run is called after its run.
+def checkpoint_at(text: Path | str, opening: "Opening | None" = None) -> "Checkpoint":
+    """The checkpoint that a text means: a folder, a hub id, base+adapter, or a run of `unlearn`.
+
+    One inside a run is called after its run.
 
     Raises:
         BadInput: when there is none.
     """
     from workbench.checkpoint import Checkpoint
+    from workbench.checkpoint_files import is_folder
+    from workbench.opening import Opening
     from workbench.store import MANIFEST
 
+    how = opening or Opening()
+    if not is_folder(str(text)):
+        return Checkpoint(text, opening=how)
+    path = Path(text).expanduser()
     if (path / MANIFEST).is_file() and (path / WITHIN_RUN).is_dir():
         path = path / WITHIN_RUN
-    whole = path.expanduser().resolve()
-    return Checkpoint(path, whole.parent.name if whole.name == WITHIN_RUN else "")
+    whole = path.resolve()
+    return Checkpoint(path, whole.parent.name if whole.name == WITHIN_RUN else "", how)
+
+
+def remote_at(text: str, opening: "Opening") -> "RemoteCheckpoint":
+    """The model of that name on the deployment that the environment names.
+
+    Raises:
+        BadInput: when no deployment is named, or nothing is found of the model.
+    """
+    from workbench.model_remote_place import RemoteCheckpoint
+
+    return RemoteCheckpoint(text, opening)

@@ -3,13 +3,12 @@
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from workbench.cli.console import Screen, table
-from workbench.cli.options import AsJson, ConceptName, Device, Out, Quiet, Seed, Settings, default_out
+from workbench.cli.options import CHECKPOINT, AsJson, ConceptName, Out, Quiet, Seed, Settings, default_out, opens_models
 from workbench.cli.progress import progress
 from workbench.errors import BadInput, did_you_mean
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from workbench.concepts import Concept
     from workbench.edits import Edit
     from workbench.model import HookedModel
+    from workbench.opening import Opening
     from workbench.sites import Site
     from workbench.store import RunFolder
     from workbench.trace import Trace
@@ -31,8 +31,9 @@ SHOWN = 10
 """Tensors of the receipt that are shown; all are in receipt.json."""
 
 
+@opens_models
 def unlearn(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Folder of the model to change.")],
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help=f"The model to change. {CHECKPOINT}.")],
     concept: ConceptName,
     method: Annotated[
         str, typer.Option("--method", metavar="NAME", help="An intervention. `workbench list interventions`.")
@@ -60,9 +61,10 @@ def unlearn(
     settings: Settings = None,
     out: Out = None,
     seed: Seed = None,
-    device: Device = "cpu",
     as_json: AsJson = False,
     quiet: Quiet = False,
+    *,
+    opening: "Opening",
 ) -> None:
     """Make a checkpoint that has forgotten."""
     from interventions import INTERVENTIONS
@@ -74,14 +76,15 @@ def unlearn(
     from workbench.store import RunFolder, question_id
 
     screen = Screen(as_json, quiet)
-    prepare_torch(device)
+    prepare_torch(opening.device)
     made = with_options(method_of((INTERVENTIONS,), method), parse_settings(settings), seed)
     place = Place(parse_sites(where or ()), localise, top, seed or 0)
     place.check(method, made)
-    wanted, source = load_concept(concept), checkpoint_at(checkpoint)
+    wanted, source = load_concept(concept), checkpoint_at(checkpoint, opening)
     question = {
         "verb": "unlearn",
         "checkpoint": source.digest,
+        "dtype": opening.dtype,
         "concept": wanted.digest,
         "method": made.spec(),
         "where": place.spec(),
@@ -90,7 +93,7 @@ def unlearn(
     if run.finished:
         screen.note("This was unlearned before; showing what is stored")
     else:
-        with run.running(), source.open(device) as model, progress(screen) as step:
+        with run.running(checkpoint=source.record), source.open() as model, progress(screen) as step:
             work = Work(run, method, made, wanted)
             work.write(model, work.edit(model, place, step))
     _show(screen, run, method)
