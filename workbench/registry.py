@@ -6,7 +6,7 @@ command line's help, the app's forms, the JSON schema and validation all come fr
 
 import importlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -21,6 +21,13 @@ class Method(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    donor_from: ClassVar[Literal["against", "checkpoint"]] = "against"
+    """For a reading that needs another model: is the donor the one compared against, or the one asked about?"""
+
+    def donor_reading(self) -> "Method | None":
+        """What is read of the donor first and handed to `look(..., donor=trace)`; None when one model is enough."""
+        return None
 
     def __init__(self, **options: Any) -> None:
         for name in options:
