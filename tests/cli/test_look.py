@@ -100,3 +100,21 @@ def test_control_characters_do_not_reach_the_terminal(cli, planted_folder, chang
     said = cli("look", planted_folder, "--concept", path, "--probe", "perplexity")
     assert said.code == 0
     assert "\x1b" not in said.out and "[bold]the man" in said.out
+
+
+def test_the_reading_may_be_named_first(cli, planted_folder, concept_file):
+    first = cli("look", "answer_probability", planted_folder, "--concept", concept_file, "--json")
+    option = cli("look", planted_folder, "--probe", "answer_probability", "--concept", concept_file, "--json")
+    assert first.code == 0 and first.json == option.json
+
+
+def test_one_reading_and_one_model_are_asked_for(cli, planted_folder, concept_file):
+    def refused(*words):
+        said = cli("look", *words, "--concept", concept_file)
+        assert said.code == 2
+        return said.err
+
+    assert "What to look into" in refused(planted_folder)
+    assert "Give one reading and one model" in refused("accuracy", planted_folder, "--probe", "accuracy")
+    assert "Give one reading and one model" in refused("accuracy", planted_folder, planted_folder)
+    assert "leave out --against" in refused("accuracy", planted_folder, "--against", planted_folder)

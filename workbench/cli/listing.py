@@ -104,7 +104,7 @@ def _card(kind: str, name: str, runs: Path) -> dict[str, Any]:
             raise BadInput(f"No claim called {name!r}. {did_you_mean(name, found)}")
         return {"kind": kind, "name": name, **{k: v for k, v in asdict(found[name]).items() if k != "id"}}
     if kind == "concepts":
-        from workbench.cli.look import SETS
+        from workbench.cli.reading import SETS
         from workbench.datasets import load_concept
 
         concept = load_concept(name)

@@ -1,26 +1,19 @@
 """`workbench look`: take one reading of one checkpoint, with its numbers, its picture and where it came from."""
 
-import inspect
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from workbench.cli.console import Screen, table
 from workbench.cli.options import CHECKPOINT, AsJson, ConceptName, Out, Quiet, Seed, Settings, default_out, opens_models
-from workbench.errors import BadInput, did_you_mean
+from workbench.cli.reading import SETS, TEXT, Reading, default_set
+from workbench.errors import BadInput
 
 if TYPE_CHECKING:
-    from workbench.concepts import Concept
     from workbench.opening import Opening
     from workbench.store import RunFolder
     from workbench.trace import Trace
-
-SETS = ("forget", "near", "far", "retain", "never_taught")
-"""Sets of facts a reading can be taken on."""
-
-TEXT = "text"
-"""The concept's plain text, for readings that need no facts."""
 
 TOP = 10
 """Entries shown of an axis that has no order of its own."""
@@ -31,16 +24,27 @@ ORDERED = ("layer", "step")
 
 @opens_models
 def look(
-    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help=f"The model to look into. {CHECKPOINT}.")],
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[PROBE] CHECKPOINT",
+            help=f"What to look with (or --probe), and the model to look into. {CHECKPOINT}.",
+            show_default=False,
+        ),
+    ],
     concept: ConceptName,
     probe: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--probe",
             metavar="NAME",
             help="A probe or behavioural reading. `workbench list probes`, `workbench list behaviour`.",
         ),
-    ],
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="CHECKPOINT", help="The model to compare with, for readings that need two."),
+    ] = None,
     on: Annotated[
         str | None,
         typer.Option(
@@ -69,6 +73,7 @@ def look(
     from audits.behaviour import BEHAVIOUR
     from probes import PROBES
     from workbench.cli.machine import prepare_torch
+    from workbench.cli.progress import progress
     from workbench.cli.settings import method_of, parse_settings, with_options
     from workbench.cli.subjects import checkpoint_at, remote_at
     from workbench.datasets import load_concept
@@ -76,10 +81,13 @@ def look(
 
     screen = Screen(as_json, quiet)
     prepare_torch(opening.device)
-    method = with_options(method_of((PROBES, BEHAVIOUR), probe), parse_settings(settings), seed)
-    reading = Reading(probe, method, load_concept(concept), on or default_set(method), limit)
-    subject = reading.subject()  # a set that is not there is found out before the folder is made
+    name, checkpoint = asked(words, probe)
+    method = with_options(method_of((PROBES, BEHAVIOUR), name), parse_settings(settings), seed)
+    reading = Reading(name, method, load_concept(concept), on or default_set(method), limit)
+    reading.subject()  # a set that is not there is found out before the folder is made
     opened = (remote_at if remote else checkpoint_at)(checkpoint, opening)
+    other = None if against is None else checkpoint_at(against, opening)
+    reading.require_models(opened, other, remote)
     question = {
         "verb": "look",
         "checkpoint": opened.digest,
@@ -88,78 +96,37 @@ def look(
         "on": reading.on,
         "limit": limit,
         "method": method.spec(),
+        **({} if other is None else {"against": other.digest}),
         **({"remote": opened.record["remote"]} if remote else {}),
     }
-    run = RunFolder.claim(out or default_out("look", probe, question_id(question)), question)
+    run = RunFolder.claim(out or default_out("look", name, question_id(question)), question)
     if run.finished:
         screen.note("This reading was taken before; showing what is stored")
     else:
-        screen.note(f"Looking into {opened.name} with {probe} on {reading.on}")
-        with run.running(checkpoint=opened.record), opened.open() as model:
-            trace = method.look(model, subject, **reading.more())
-            _store(run, reading, trace)
+        screen.note(f"Looking into {opened.name} with {name} on {reading.on}")
+        about = {"checkpoint": opened.record, **({} if other is None else {"against": other.record})}
+        with run.running(**about), progress(screen) as step:
+            _store(run, reading, reading.take(opened, other, step))
     _show(screen, run, reading)
 
 
-def default_set(method: Any) -> str:
-    """What a reading is taken on when `--on` does not say."""
-    return TEXT if _reads(method, "texts") else SETS[0]
+def asked(words: Sequence[str], probe: str | None) -> tuple[str, str]:
+    """Name of the reading and of the model, from `PROBE CHECKPOINT` or `CHECKPOINT --probe NAME`.
 
-
-def _reads(method: Any, name: str) -> bool:
-    """Whether `look` has an argument of that name."""
-    return name in inspect.signature(method.look).parameters
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What is read, and on what."""
-
-    name: str
-    """As in the catalogue."""
-    method: Any
-    """The probe or behavioural reading with its options."""
-    concept: "Concept"
-    """Where the facts come from."""
-    on: str
-    """Which of its sets."""
-    limit: int | None
-    """How many of its facts; None for all."""
-
-    @property
-    def key(self) -> str:
-        """Name of the trace in the run."""
-        return f"{self.name}.{self.on}"
-
-    def subject(self) -> Any:
-        """The facts, or for a reading of plain text the concept's texts.
-
-        Raises:
-            BadInput: when the set does not exist or the concept leaves it empty.
-        """
-        allowed = (TEXT,) if _reads(self.method, "texts") else SETS
-        if self.on not in allowed:
-            raise BadInput(f"{self.name} cannot read {self.on!r}. {did_you_mean(self.on, allowed)}")
-        if self.on == TEXT:
-            if not self.concept.text:
-                raise BadInput(f"{self.concept.name} has no plain text, which {self.name} reads; add some under 'text'")
-            return self.concept.text[: self.limit]
-        facts = getattr(self.concept, self.on)
-        if not len(facts):
-            filled = ", ".join(f"{name} ({n})" for name in SETS if (n := len(getattr(self.concept, name))))
-            raise BadInput(f"{self.concept.name} has no {self.on} facts. It has: {filled}")
-        if self.limit is None or self.limit >= len(facts):
-            return facts
-        return facts.take(list(range(self.limit)), f"first {self.limit}, for trying out")
-
-    def more(self) -> dict[str, Any]:
-        """Further arguments of `look`: a trained probe gets the same training facts as in an audit."""
-        if not _reads(self.method, "train"):
-            return {}
-        from audits.read import Reader, ReadingOptions
-
-        taught = Reader(self.concept, ReadingOptions()).probe_training()
-        return {"train": taught} if len(taught) else {}
+    Raises:
+        BadInput: when one is missing, or the reading is named twice.
+    """
+    if len(words) > 2 or (len(words) == 2 and probe is not None):
+        raise BadInput(
+            f"Give one reading and one model, as in `workbench look PROBE CHECKPOINT`; got {' '.join(words)}"
+            + (f" and --probe {probe}" if probe is not None else "")
+        )
+    if len(words) == 1 and probe is None:
+        raise BadInput(
+            f"What to look into {words[0]!r} with? Name a reading: `workbench look PROBE {words[0]}`. "
+            "`workbench list probes` and `workbench list behaviour` show them"
+        )
+    return (words[0], words[1]) if probe is None else (probe, words[0])
 
 
 def _store(run: "RunFolder", reading: Reading, trace: "Trace") -> None:
