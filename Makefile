@@ -13,7 +13,7 @@ export WANDB_MODE := disabled
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,inside]"
 	touch $@
 
 demo: .venv/installed          ## the main job, from a model that knows something to a verdict (dense)
@@ -39,8 +39,8 @@ slow: .venv/installed-dev      ## tests that take minutes: the real demo models 
 architectures: .venv/installed-dev   ## the table of architectures in the README, from what the tests find
 	$(BIN)/python -m tests.architecture_table
 
-bench: .venv/installed         ## measurements, side by side
-	$(BIN)/python -m bench.patching
+bench: .venv/installed-dev         ## measurements, side by side
+	$(BIN)/python -m bench.hooks
 
 clean:
 	rm -rf .venv build *.egg-info
