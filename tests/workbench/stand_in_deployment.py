@@ -2,7 +2,8 @@
 
 It speaks as much of the protocol as nnsight's client uses: a websocket at /subscribe that gives a session id and then
 tells how the job stands, and a POST to /request with the job. Started as `python stand_in_deployment.py FOLDER`; it
-serves the one model in that folder and prints its port. The key "right" lets in, "mute" is never answered.
+serves the one model in that folder and prints its port. The key "right" lets in; "mute" is never answered; "leaves" is
+left in the middle of a job.
 """
 
 import base64
@@ -84,7 +85,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):  # noqa: N802
         key = self.headers.get("ndif-api-key")
-        if key not in ("right", "mute"):
+        if key not in ("right", "mute", "leaves"):
             return self.refuse(401, "invalid API key")
         token = self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
         self.send_response(101)
@@ -96,6 +97,7 @@ class Handler(BaseHTTPRequestHandler):
         words = WORDS[session] = queue.Queue()
         self.frame(json.dumps({"session_id": session}).encode(), 1)
         if key == "mute":
+            self.connection.settimeout(10)
             self.rfile.read(8)  # the client's own farewell
             return self.frame(b"", 8)
         while (word := words.get()) is not None:
@@ -119,9 +121,11 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
         self.wfile.flush()
-        if self.headers["ndif-api-key"] == "mute":
-            return None
         words = WORDS[request.session_id]
+        if self.headers["ndif-api-key"] == "leaves":
+            words.put(None)
+        if self.headers["ndif-api-key"] != "right":
+            return None
         words.put(ResponseModel(id=job, status=Status.RUNNING).model_dump_json().encode())
         try:
             with ONE_AT_A_TIME:
@@ -134,9 +138,15 @@ class Handler(BaseHTTPRequestHandler):
         return None
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_):
+        pass  # a client that went away
+
+
 if __name__ == "__main__":
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", 0), Handler)
     sys.stdout.write(f"{server.server_address[1]}\n")
     sys.stdout.flush()
     server.serve_forever()
