@@ -41,6 +41,8 @@ architectures: .venv/installed-dev   ## the table of architectures in the README
 
 bench: .venv/installed-dev         ## measurements, side by side
 	$(BIN)/python -m bench.hooks
+	$(BIN)/python -m bench.probes
+	$(BIN)/python -m bench.localisation
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -283,7 +283,7 @@ def _why_absent(claim: Claim, has_reference: bool) -> str:
     if claim.id == "depth" and not has_reference:
         return "it is measured against a retrained reference; give one with --reference"
     if instrument == "patch_back":
-        return "the neurons of a mixture of experts cannot be patched in this version"
+        return "the neurons of this architecture cannot be reached (`workbench doctor` says why)"
     if instrument == "linear_probes":
         return "the concept has no near or retain facts in the forgotten relations to train probes on; add some"
     needs = {

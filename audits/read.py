@@ -22,7 +22,7 @@ from probes.depth_score import DepthScore, States
 from probes.expert_attribution import ExpertAttribution
 from probes.linear_probes import LinearProbes
 from probes.logit_lens import LogitLens
-from probes.patch_back import Coefficients, PatchBack
+from probes.patch_back import Coefficients, PatchBack, reachable
 from workbench.concepts import Concept, FactSet
 from workbench.edits import Edit
 from workbench.errors import BadInput
@@ -117,11 +117,11 @@ class Reader:
             jobs["linear_probes.forget"] = lambda: self._probes(model)
         if options.trace_facts:
             jobs["causal_trace.forget"] = _bind(
-                CausalTrace(max_facts=options.trace_facts, samples=1).look, model, facts
+                CausalTrace(max_facts=options.trace_facts, samples=1, unanswered="trace").look, model, facts
             )
         if model.mixture_layers:
             jobs["expert_attribution.forget"] = _bind(ExpertAttribution().look, model, facts)
-        if not model.mixture_layers:
+        if reachable(model):
             if self.base is None:
                 jobs["coefficients.forget"] = _bind(Coefficients().look, model, facts)
             jobs["patch_back.forget"] = lambda: self._patch_back(model)
@@ -209,7 +209,10 @@ def read_depth(
     """Put each donor's states into the open base model; yields role and trace, stored in the donor's folder."""
     for role, (folder, states) in donors.items():
         key = "depth_score.forget"
-        yield role, stored(folder, key) or _keep(folder, key, DepthScore().look(base, reader.concept.forget, states))
+        depth = stored(folder, key)
+        if depth is None:  # the judge holds it against the reference, so the first stage's stand-in is not needed
+            depth = _keep(folder, key, DepthScore(first_stage="none").look(base, reader.concept.forget, states))
+        yield role, depth
 
 
 def stored(folder: Path, key: str) -> Trace | None:

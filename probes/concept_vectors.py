@@ -3,46 +3,58 @@
 Source: Hong et al. 2024, https://arxiv.org/abs/2406.11614 (parametric knowledge traces), after Geva et al. 2021,
 https://arxiv.org/abs/2012.14913. Projection E v with the raw unembedding E and no final norm, as published. Variant:
 the authors rank by the average logit and let a language model read the top tokens; here the concept's own terms (the
-first tokens of its answers) are known, so a vector scores their mean logit, in standard deviations of all its logits.
-Read it as: standard deviations by which the vector pushes the terms (either way: a neuron's coefficient may be
-negative); `effect` is causal instead, to first order: how much of the answer's logit comes from the neuron.
+tokens of its answers) are known, so a vector scores their mean logit, in standard deviations of all its logits, or how
+many of them are among its top tokens. Both ends count: a vector whose negative spells the concept is found too.
+Read it as: standard deviations by which the vector pushes the terms; the notes' `signs` say which way (a neuron's
+coefficient may be negative); `effect` is causal instead, to first order: how much of the answer's logit comes from it.
 Does not show: when a neuron fires, or for whom: two people with the same answer look alike in its projection. Confirm
-by ablating. `compare_snapshots` says how far an unlearning method moved the vectors.
+by damaging them (`probes.vector_validation`). `compare_snapshots` says how far an unlearning method moved the vectors.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from pydantic import Field
 from torch import Tensor
 
+from probes.vector_scan import Against, Pool, Scanned, scan, signs_of, top_ids, vocabulary, within_reach
 from workbench.attribution import neuron_effects
 from workbench.concepts import FactSet
 from workbench.errors import BadInput
 from workbench.model import HookedModel
+from workbench.patching import Progress
 from workbench.registry import Method
 from workbench.sites import Site
 from workbench.trace import Trace
 
-CHUNK = 4096
-"""Value vectors, or vocabulary rows, worked on at once."""
-
 MEASURES = ("jaccard", "cosine", "l2", "norm_ratio")
 """What `compare_snapshots` reads for every vector."""
+
+UNITS = {"standardised": "standard deviations", "overlap": "Jaccard index with the terms"}
+"""Of a score; every other is in logits."""
+
+Score = Literal["standardised", "average", "published", "overlap", "effect"]
+"""See `ConceptVectors.score`."""
 
 
 class ConceptVectors(Method):
     """Rank the value vectors of every layer, and of every expert, by what they write."""
 
-    score: Literal["standardised", "average", "published", "effect"] = "standardised"
+    score: Score = "standardised"
     """Mean logit of the terms in standard deviations of the vector's logits; the same mean in plain logits; the
-    paper's first filter (mean logit over the whole vocabulary, blind to the concept); or the causal first-order effect
-    on the answers (gradient x weight, see `workbench.attribution`)."""
-    pool: Literal["mean", "max"] = "mean"
+    paper's first filter (mean logit over the whole vocabulary, blind to the concept); the Jaccard index of the
+    vector's `k` top tokens and the terms; or the causal first-order effect on the answers (gradient x weight, see
+    `workbench.attribution`)."""
+    pool: Pool = "mean"
     """Over the terms: their mean finds vectors about the whole concept; the largest, vectors about a single answer."""
+    terms: Literal["first", "all"] = "first"
+    """The first token of every answer, which the model must say to begin it; or all tokens of every answer."""
+    k: int = Field(default=200, ge=1)
+    """Length of the lists that `overlap` compares, as published; at most a twentieth of the vocabulary."""
     gain: bool = False
     """Multiply the vector by the final norm's gain before projecting; the publication does not."""
     keep: int = 2000
@@ -53,116 +65,144 @@ class ConceptVectors(Method):
     """How many tokens each list has."""
 
     @torch.no_grad()
-    def look(self, model: HookedModel, facts: FactSet) -> Trace:
-        """Scan all value vectors and keep the best."""
+    def look(self, model: HookedModel, facts: FactSet, progress: Progress | None = None) -> Trace:
+        """Scan all value vectors and keep the best; `progress` is told how many are done, and of how many."""
         about = model.about(facts)
-        terms = torch.tensor(sorted({encoded.answer[0] for encoded in model.encode(facts.facts)}))
+        terms = terms_of(model, facts, self.terms)
         unembedding = model.unembedding * model.final_gain if self.gain else model.unembedding
-        if self.score == "effect":
-            with torch.enable_grad():
-                scores = torch.cat([effect.cpu() for effect in neuron_effects(model, facts.facts).values()])
-        else:
-            mlps = [rows for _, rows in model.mlps()]
-            scores = projection_scores(mlps, unembedding, terms, vocabulary(model), self.score, self.pool)
+        against = Against(unembedding, terms, vocabulary(model), self.pool)
+        k = within_reach(self.k, against.among)
         every = [Site(mlp.layer, "mlp_act", i, mlp.expert) for mlp, rows in model.mlps() for i in range(len(rows))]
-        values, order = scores.sort(descending=True, stable=True)
-        sites = [every[i] for i in order[: self.keep].tolist()]
-        units = "standard deviations" if self.score == "standardised" else "logits"
-        labels = {"site": tuple(map(str, sites))}
+        scores, signs, order = self._scan(model, facts, against, k, progress)
+        order = order[: self.keep]
+        sites = [every[i] for i in order.tolist()]
+        chosen = signs_of(against.pull(model.vectors_at(sites).float())) if signs is None else signs[order]
         return Trace(
             "concept_vectors",
-            values[: self.keep].numpy(),
+            scores[order].numpy(),
             ("site",),
-            units,
-            labels,
+            UNITS.get(self.score, "logits"),
+            {"site": tuple(map(str, sites))},
             about
             | {
                 "options": self.spec(),
                 "scanned": len(every),
                 "kept": len(sites),
+                "k": k,
                 "terms": model.tokenizer.convert_ids_to_tokens(terms.tolist()),
-                "vectors": self._describe(model, sites[: self.describe], unembedding, terms),
+                "signs": chosen.tolist(),
+                "norm_behind_mlp": norms_behind(model),
+                "vectors": self._describe(model, sites[: self.describe], chosen.tolist(), against),
                 "axes": {"site": "MLP neurons, best first; those that were not kept scored lower"},
             },
         )
 
+    def _scan(
+        self, model: HookedModel, facts: FactSet, against: Against, k: int, progress: Progress | None
+    ) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"] | None, Int[Tensor, " n"]]:
+        """Score of every vector, its sign (None where the score does not say), and the order, best first."""
+        if self.score != "effect":
+            found: Scanned = scan([rows for _, rows in model.mlps()], against, self.score, k, progress)
+            return found.scores, found.signs, found.order()
+        with torch.enable_grad():
+            scores = torch.cat([effect.cpu() for effect in neuron_effects(model, facts.facts).values()])
+        return scores, None, scores.sort(descending=True, stable=True).indices
+
     def _describe(
-        self,
-        model: HookedModel,
-        sites: Sequence[Site],
-        unembedding: Float[Tensor, "vocab d_model"],
-        terms: Int[Tensor, " term"],
+        self, model: HookedModel, sites: Sequence[Site], signs: Sequence[int], against: Against
     ) -> dict[str, Any]:
-        """Norm, sign towards the terms, and the most and least promoted tokens of some vectors."""
-        vectors, among = model.vectors_at(sites).float(), vocabulary(model)
-        logits = vectors @ unembedding.float().T
-        towards = (logits[:, terms] - logits[:, among].mean(dim=1, keepdim=True)).mean(dim=1)
-        up, down = (top_ids(sign * logits, self.tokens, among).tolist() for sign in (1, -1))
-        words = model.tokenizer.convert_ids_to_tokens
+        """Norm, sign, most and least promoted tokens of some vectors, and the terms among those on the sign's side."""
+        vectors = model.vectors_at(sites).float()
+        logits = vectors @ against.unembedding.float().T
+        up, down = (top_ids(sign * logits, self.tokens, against.among).tolist() for sign in (1, -1))
+        words, terms = model.tokenizer.convert_ids_to_tokens, set(against.terms.tolist())
         return {
             str(site): {
                 "norm": float(vectors[i].norm()),
-                "sign": 1 if towards[i] >= 0 else -1,
+                "sign": signs[i],
                 "promotes": words(up[i]),
                 "suppresses": words(down[i]),
+                "spells": words([token for token in (up[i] if signs[i] > 0 else down[i]) if token in terms]),
             }
             for i, site in enumerate(sites)
         }
 
 
-def projection_scores(
-    mlps: Sequence[Float[Tensor, "_ d_model"]],
-    unembedding: Float[Tensor, "vocab d_model"],
-    terms: Int[Tensor, " term"],
-    among: Int[Tensor, " real"],
-    how: str,
-    pool: str = "mean",
-) -> Float[Tensor, " n"]:
-    """Score value vectors by their logits, a chunk at a time; `how` and `pool` as in `ConceptVectors`.
+def terms_of(model: HookedModel, facts: FactSet, which: str = "first") -> Int[Tensor, " term"]:
+    """Ids of the concept's terms: the tokens its answers begin with, or (`all`) consist of."""
+    answers = [encoded.answer for encoded in model.encode(facts.facts)]
+    return torch.tensor(sorted({token for answer in answers for token in answer[: 1 if which == "first" else None]}))
 
-    The mean of E v over the vocabulary is mean(E) . v and its variance v' Cov(E) v, so no vector is projected onto
-    the whole vocabulary and the result is the same.
+
+def norms_behind(model: HookedModel) -> dict[str, str]:
+    """Layers in which a norm stands between the value vectors and the residual stream, and what that means."""
+    return {
+        str(mlp): f"{store.through} rescales the sum of the value vectors before it joins the residual stream; "
+        "its gain is not in the projection"
+        for mlp, store in model.down_projections()
+        if store.through and mlp.expert in (None, 0)
+    }
+
+
+class VectorFinder(Method):
+    """What methods that work on a few found vectors have in common: how those are found, and their control."""
+
+    score: Score = "standardised"
+    """How the vectors are found: see `ConceptVectors.score`."""
+    pool: Pool = "mean"
+    """How the terms enter: see `ConceptVectors.pool`."""
+    vectors: int = Field(default=10, ge=1)
+    """How many of the best are taken."""
+
+    def find(self, model: HookedModel, facts: FactSet, progress: Progress | None = None) -> Trace:
+        """The best vectors for these facts, as `ConceptVectors` ranks them."""
+        options: Mapping[str, Any] = {"score": self.score, "pool": self.pool, "keep": self.vectors}
+        return ConceptVectors(**options, describe=0).look(model, facts, progress)
+
+
+def controls_of(model: HookedModel, sites: Sequence[Site], seed: int) -> list[Site]:
+    """As many random neurons of the same layers (in a mixture: of the same experts), none of them one of `sites`.
+
+    Raises:
+        BadInput: when an MLP has too few others.
     """
-    mean = sum(unembedding[ids].float().sum(dim=0) for ids in among.split(CHUNK)) / len(among)
-    covariance = sum(rows.T @ rows for ids in among.split(CHUNK) for rows in [unembedding[ids].float() - mean])
-    towards = unembedding[terms].float()
-    towards = towards.mean(dim=0, keepdim=True) if pool == "mean" else towards
-    found = []
-    for chunk in (chunk.float() for rows in mlps for chunk in rows.split(CHUNK)):
-        if how == "published":
-            found.append(chunk @ mean)
-        elif how == "average":
-            found.append((chunk @ towards.T).abs().amax(dim=1))
-        else:
-            variance = ((chunk @ covariance) * chunk).sum(dim=1) / len(among)
-            found.append((chunk @ (towards - mean).T).abs().amax(dim=1) / variance.clamp(min=1e-24).sqrt())
-    return torch.cat(found).cpu()
+    widths = {mlp: len(rows) for mlp, rows in model.mlps()}
+    generator = torch.Generator().manual_seed(seed)
+    return [site for mlp in dict.fromkeys(s.whole for s in sites) for site in _drawn(mlp, widths, sites, generator)]
 
 
-def vocabulary(model: HookedModel) -> Int[Tensor, " real"]:
-    """Ids of real tokens: padding rows of the unembedding and special tokens would pollute every list."""
-    special = set(model.tokenizer.all_special_ids)
-    size = min(len(model.tokenizer), len(model.unembedding))
-    return torch.tensor([i for i in range(size) if i not in special], device=model.unembedding.device)
-
-
-def top_ids(logits: Float[Tensor, "n vocab"], k: int, among: Int[Tensor, " real"]) -> Int[Tensor, "n k"]:
-    """Ids of the k largest logits, among the tokens that count."""
-    return among[logits[:, among].topk(min(k, len(among)), dim=1).indices]
+def _drawn(mlp: Site, widths: Mapping[Site, int], sites: Sequence[Site], generator: torch.Generator) -> Iterator[Site]:
+    """Random neurons of one MLP, as many as `sites` has there."""
+    taken = {site.index for site in sites if site.whole == mlp}
+    free = [i for i in range(widths[mlp]) if i not in taken]
+    if len(free) < len(taken):
+        raise BadInput(
+            f"{mlp} has {widths[mlp]} neurons, of which {len(taken)} were chosen: too few are left to draw as many "
+            "others for comparison. Choose fewer vectors"
+        )
+    for i in torch.randperm(len(free), generator=generator)[: len(taken)].tolist():
+        yield Site(mlp.layer, mlp.part, free[i], mlp.expert)
 
 
 # ---- how far an edit moved them; one model in memory at a time
 
 
 @torch.no_grad()
-def snapshot(model: HookedModel, sites: Sequence[Site], k: int = 200) -> Trace:
+def snapshot(model: HookedModel, sites: Sequence[Site], k: int = 200, signs: Sequence[int] | None = None) -> Trace:
     """The value vectors at some sites and, in the notes, the k tokens each promotes most: enough to compare later.
+
+    Args:
+        model: the model.
+        sites: single MLP neurons.
+        k: length of the lists.
+        signs: -1 for a vector whose negative speaks for the concept: then the k tokens are those it suppresses.
 
     Raises:
         BadInput: when a site is not a single MLP neuron of this model.
     """
     vectors = model.vectors_at(sites).float()
-    ids = top_ids(vectors @ model.unembedding.float().T, k, vocabulary(model))
+    ends = vectors if signs is None else vectors * torch.tensor(signs, device=vectors.device)[:, None]
+    ids = top_ids(ends @ model.unembedding.float().T, k, vocabulary(model))
     digest = hashlib.sha256(model.unembedding.float().cpu().contiguous().numpy().tobytes()).hexdigest()
     labels = {"site": tuple(map(str, sites)), "d_model": tuple(map(str, range(model.d_model)))}
     return Trace(
@@ -175,6 +215,7 @@ def snapshot(model: HookedModel, sites: Sequence[Site], k: int = 200) -> Trace:
             "model": model.name,
             "identity": model.identity,
             "k": k,
+            "signs": None if signs is None else list(signs),
             "unembedding_digest": digest,
             "top_ids": dict(zip(map(str, sites), ids.tolist(), strict=True)),
         },
@@ -190,11 +231,15 @@ def compare_snapshots(before: Trace, after: Trace) -> Trace:
     Raises:
         BadInput: when the two were not taken at the same sites with the same k.
     """
-    same = [before.labels["site"] == after.labels["site"], before.notes["k"] == after.notes["k"]]
-    if not all(same):
+    same = {
+        "sites": before.labels["site"] == after.labels["site"],
+        "k": before.notes["k"] == after.notes["k"],
+        "signs": before.notes.get("signs") == after.notes.get("signs"),
+    }
+    if not all(same.values()):
         raise BadInput(
-            f"Two snapshots with different {'k' if same[0] else 'sites'} cannot be compared "
-            f"({before.notes['model']} and {after.notes['model']}); take both with the same sites and k"
+            f"Two snapshots with different {', '.join(name for name, is_same in same.items() if not is_same)} cannot "
+            f"be compared ({before.notes['model']} and {after.notes['model']}); take both with the same sites and k"
         )
     rows = [
         (jaccard(before.notes["top_ids"][site], after.notes["top_ids"][site]), *moved(old, new))
@@ -223,6 +268,7 @@ def jaccard(one: Sequence[int], other: Sequence[int]) -> float:
 
 def moved(old: Float[np.ndarray, " d_model"], new: Float[np.ndarray, " d_model"]) -> tuple[float, float, float]:
     """Cosine, L2 distance, and norm after / before; NaN where a zero vector leaves one undefined."""
+    old, new = old.astype(np.float64), new.astype(np.float64)
     before, after = float(np.linalg.norm(old)), float(np.linalg.norm(new))
     cosine = min(1.0, float(old @ new) / (before * after)) if before and after else float("nan")
     return cosine, float(np.linalg.norm(new - old)), after / before if before else float("nan")

@@ -1,66 +1,117 @@
 """Expert attribution: which experts of a mixture are at work when the model gives these answers?
 
 Source: the affinity score of SEUF / UOE (Zhuang et al. 2024, https://arxiv.org/abs/2411.18797, after ESFT): mean over
-sequences of the mean over tokens of the router's probability, kept where the expert is among the chosen ones. The
-published formula leaves open which gate value is meant, so all readings are options. For routers with a softmax over
-all experts. `score="gradient"` is first-order knock-out: gradient x weight, summed over the expert's neurons.
-Read it as: affinity says where the text is sent, gradient what the answer's logit would lose without the expert.
-Does not show: where knowledge is stored. Affinity follows traffic and can miss the expert that holds the facts; hold
-it against the same reading on the near facts, and confirm by an edit.
+sequences of the mean over tokens of the router's probability, kept where the expert is among the chosen ones; all pairs
+of layer and expert are ranked together. The published formula leaves open which gate value is meant, so all readings
+are options. Affinity is traffic: on planted experts it can miss the one that holds the facts, so the size of what an
+expert adds, the effect of knocking it out and its first-order estimate are offered beside it (`probes.expert_effects`).
+For routers that are no softmax over all experts see `probes.expert_gates`. Experts that every token passes (shared
+ones) have no gate and are not scored.
+Read it as: affinity, frequency and contribution say where the text is sent and what comes back; knock-out and gradient
+what the answer's logit would lose without the expert (the others' weights are not renormalised). All tokens of prompt
+and answer count alike. Experts that work on all text score high everywhere: `contrast` takes the near facts off.
+Does not show: where knowledge is stored. Experts that can stand in for each other read low one by one; confirm by an
+edit.
 """
 
 from typing import Literal
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
-from workbench.attribution import neuron_effects
+from probes.expert_effects import (
+    Progress,
+    contribution_norms,
+    expert_sites,
+    gradient_effects,
+    knockout_effects,
+    routings,
+)
+from probes.expert_gates import Gate, Router, chosen_mask, gate_values, router_of, token_mean
 from workbench.concepts import FactSet
+from workbench.errors import BadInput
 from workbench.model import HookedModel
 from workbench.registry import Method
-from workbench.scoring import chunks
-from workbench.sites import Site
 from workbench.trace import Trace
 
-Gate = Literal["kept", "full", "renormalised"]
-"""What counts as the gate value of an expert."""
+Score = Literal["affinity", "frequency", "contribution", "knockout", "gradient"]
+
+UNITS = {
+    "affinity": "share of routing probability",
+    "frequency": "share of the choices",
+    "contribution": "length of what is added",
+    "knockout": "logits",
+    "gradient": "logits",
+}
+"""Unit of each score; a contrast has the same."""
+
+DRAWS = 20
+"""Random subsets over which the overlap with the full set is averaged."""
 
 
 class ExpertAttribution(Method):
     """How much every expert has to do with the facts."""
 
-    score: Literal["affinity", "gradient"] = "affinity"
-    """Traffic (share of the routing probability), or the first-order effect on the answer's logit."""
+    score: Score = "gradient"
+    """Traffic: `affinity` (share of the routing probability) or `frequency` (share of the tokens' choices). What comes
+    back: `contribution` (length of routing weight x output, before the block scales it). Effect on the answer's logit:
+    `knockout` (a pass an expert and fact), or `gradient` (first order, one backward pass for all)."""
     gate: Gate = "kept"
     """For affinity: the router's probability where the expert is chosen and 0 elsewhere (as published), the `full`
-    softmax, or the chosen probabilities `renormalised` to sum to 1."""
+    probability, the chosen weights `renormalised` to sum to 1, or the weights as `used`. A sigmoid router's
+    probability (DeepSeek-V3) is its score divided by the sum of all scores."""
+    contrast: Literal["none", "near", "far", "both"] = "none"
+    """Take off each expert's mean score on the `near` facts, the `far` facts, or the mean of these two means."""
+    subset_tokens: int | None = Field(default=None, ge=1)
+    """Also say (in the notes) how many of the best experts remain when only so many tokens, or a few more, are read."""
+    subset_top: int = Field(default=10, ge=1)
+    """How many of the best experts that comparison is about."""
+    seed: int = 0
+    """Of the random subsets."""
 
-    def look(self, model: HookedModel, facts: FactSet) -> Trace:
+    def look(
+        self,
+        model: HookedModel,
+        facts: FactSet,
+        near: FactSet | None = None,
+        far: FactSet | None = None,
+        progress: Progress | None = None,
+    ) -> Trace:
         """Score every expert of every mixture layer on every fact.
 
+        Args:
+            model: a mixture of experts.
+            facts: what to look for.
+            near: neighbours, for `contrast`.
+            far: unrelated facts, for `contrast`.
+            progress: told of knock-outs done and in all.
+
         Raises:
-            BadInput: on a dense model.
+            BadInput: on a dense model, or when the facts to contrast with are missing.
         """
         top_k, about = model.experts_per_token, model.about(facts)  # refuse dense models and empty sets first
-        values = self._affinities(model, facts, top_k) if self.score == "affinity" else _effects(model, facts)
-        sites = tuple(
-            str(Site(layer, "expert", e))
-            for layer in model.mixture_layers
-            for e in range(model.anatomy.mixtures[layer].n_experts)
-        )
-        labels = {"site": sites, "fact": facts.labels}
-        units = "share of routing probability" if self.score == "affinity" else "logits"
+        others = self._others(near, far)
+        values, router = self._scores(model, facts, progress)
+        off = {name: self._scores(model, other, progress)[0].mean(dim=1) for name, other in others.items()}
+        if off:
+            values = values - torch.stack(list(off.values())).mean(dim=0)[:, None]
+        labels = {"site": tuple(map(str, expert_sites(model))), "fact": facts.labels}
         return Trace(
             "expert_attribution",
             values.numpy(),
             ("site", "fact"),
-            units,
+            UNITS[self.score],
             labels,
             about
             | {
                 "options": self.spec(),
                 "experts_per_token": top_k,
+                "router": router,
+                "contrast": {name: {"facts": others[name].name, "mean": mean.tolist()} for name, mean in off.items()},
+                "subset": self._subset(model, facts, values),
                 "axes": {
                     "site": "experts, L2.expert[5] is expert 5 of layer 2",
                     "fact": "one sequence each: prompt and answer, all tokens",
@@ -68,33 +119,73 @@ class ExpertAttribution(Method):
             },
         )
 
+    def _others(self, near: FactSet | None, far: FactSet | None) -> dict[str, FactSet]:
+        """The facts to contrast with."""
+        wanted = {"none": (), "both": ("near", "far")}.get(self.contrast, (self.contrast,))
+        given = {"near": near, "far": far}
+        found = {name: facts for name in wanted if (facts := given[name])}
+        missing = [name for name in wanted if name not in found]
+        if missing:
+            raise BadInput(f"contrast={self.contrast!r} needs {missing[0]} facts: give some, or use contrast='none'")
+        return found
+
+    def _scores(
+        self, model: HookedModel, facts: FactSet, progress: Progress | None
+    ) -> tuple[Float[Tensor, "site fact"], Router | None]:
+        """The scores, and what kind of router was found where that matters."""
+        if self.score == "gradient":
+            return gradient_effects(model, facts.facts), None
+        if self.score == "knockout":
+            return knockout_effects(model, facts.facts, progress), None
+        if self.score == "contribution":
+            return contribution_norms(model, facts.facts), None
+        return self._traffic(model, facts)
+
     @torch.no_grad()
-    def _affinities(self, model: HookedModel, facts: FactSet, top_k: int) -> Float[Tensor, "site fact"]:
-        routers = [Site(layer, "router") for layer in model.mixture_layers]
-        parts = []
-        for batch, _ in chunks(model.encode(facts.facts)):
-            acts = model.run(batch, read=routers, logits=False).acts
-            logits = [acts[site].cpu() for site in routers]
-            parts.append(torch.cat([affinity(layer, batch.mask, top_k, self.gate).T for layer in logits]))
-        return torch.cat(parts, dim=1)
+    def _traffic(self, model: HookedModel, facts: FactSet) -> tuple[Float[Tensor, "site fact"], Router | None]:
+        parts, router = [], None
+        for batch, routing in routings(model, model.encode(facts.facts)):
+            if self.score == "frequency":
+                k = model.experts_per_token
+                values = {layer: chosen_mask(one) / k for layer, one in routing.items()}
+            else:
+                router = router or router_of(routing.values())
+                values = {layer: gate_values(one, self.gate, router) for layer, one in routing.items()}
+            parts.append(torch.cat([token_mean(value, batch.mask).T.cpu() for value in values.values()]))
+        return torch.cat(parts, dim=1), router
+
+    def _subset(
+        self, model: HookedModel, facts: FactSet, values: Float[Tensor, "site fact"]
+    ) -> dict[str, object] | None:
+        """How well a subset of the tokens ranks the experts; None when that was not asked for."""
+        if self.subset_tokens is None:
+            return None
+        lengths = np.array([len(encoded.ids) for encoded in model.encode(facts.facts)])
+        about = {"tokens": self.subset_tokens, "of": int(lengths.sum()), "top": min(self.subset_top, len(values))}
+        if self.subset_tokens >= lengths.sum():
+            return about | {"overlap": None, "why": "the subset would be all facts"}
+        found = subset_overlap(values.double().numpy(), lengths, self.subset_tokens, self.subset_top, self.seed)
+        return about | {"overlap": found, "draws": DRAWS}
 
 
-def affinity(
-    router_logits: Float[Tensor, "row pos expert"], mask: Bool[Tensor, "row pos"], top_k: int, gate: Gate = "kept"
-) -> Float[Tensor, "row expert"]:
-    """Mean gate value of every expert over the tokens of each row; the paper's score is the mean of that over rows."""
-    value = router_logits.to(torch.promote_types(router_logits.dtype, torch.float32)).softmax(dim=-1)
-    if gate != "full":
-        kept, chosen = value.topk(top_k, dim=-1)
-        kept = kept / kept.sum(dim=-1, keepdim=True) if gate == "renormalised" else kept
-        value = torch.zeros_like(value).scatter(-1, chosen, kept)
-    return (value * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+def subset_overlap(values: np.ndarray, lengths: np.ndarray, tokens: int, top: int, seed: int) -> float:
+    """Share of the best experts that random subsets of at least so many tokens name too, mean over `DRAWS` subsets.
+
+    Args:
+        values: (expert, fact).
+        lengths: tokens of each fact.
+        tokens: facts are drawn until they have as many.
+        top: how many of the best are compared.
+        seed: of the draws.
+    """
+    random, best = np.random.default_rng(seed), _best(values, top)
+    shares = []
+    for _ in range(DRAWS):
+        order = random.permutation(len(lengths))
+        count = int(np.searchsorted(np.cumsum(lengths[order]), tokens)) + 1
+        shares.append(len(best & _best(values[:, order[:count]], top)) / len(best))
+    return float(np.mean(shares))
 
 
-def _effects(model: HookedModel, facts: FactSet) -> Float[Tensor, "site fact"]:
-    """First-order effect of every expert on every answer, one backward pass a fact."""
-    columns = []
-    for fact in facts:
-        effects = neuron_effects(model, [fact])
-        columns.append(torch.stack([e.sum().cpu() for site, e in effects.items() if site.expert is not None]))
-    return torch.stack(columns, dim=1)
+def _best(values: np.ndarray, top: int) -> set[int]:
+    return set(np.argsort(-values.mean(axis=1), kind="stable")[:top].tolist())

@@ -2,28 +2,32 @@
 
 Source: nostalgebraist 2020, "interpreting GPT: the logit lens",
 https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru/interpreting-gpt-the-logit-lens: the residual stream after every
-block through the model's own final norm and unembedding. Variant: an answer of several tokens is teacher forced and
-scored whole, each token at the position that predicts it (the original reads one next token).
+block through the model's own final norm and unembedding (and the caps and scales behind it). Variant: an answer of
+several tokens is teacher forced and scored whole, each token at the position that predicts it (the original reads one
+next token). `lens="tuned"` puts a learned affine translation before it (`probes.tuned_lens`).
 Read it as: an answer that a middle layer ranks first and the last layer does not was silenced, not removed. The last
 layer is the model's own output. With `statistic="choice"` chance is 1 / number of candidates.
 Does not show: knowledge in another form than the unembedding's; early layers of many models need a trained
-translation to be readable, so a low value there is no proof of absence (see `linear_probes`).
+translation to be readable, so a low value there is no proof of absence (see `linear_probes`, and the tuned lens).
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
+from pydantic import Field, model_validator
 from torch import Tensor
 
+from probes.lens_readings import EACH, Where, choice, entry, lens_positions, lens_scores
+from probes.tuned_lens import Progress, Translators, TunedOptions, fit_translators
 from workbench.concepts import FactSet
+from workbench.errors import BadInput
 from workbench.model import HookedModel
 from workbench.registry import Method
-from workbench.scoring import chunks, sum_by_row
-from workbench.tokens import Encoded
+from workbench.tokens import Encoded, encode_text
 from workbench.trace import Trace
 
 UNITS = {
@@ -31,6 +35,8 @@ UNITS = {
     "logprob": "nats",
     "rank": "rank (1 is first, smaller is more knowledge)",
     "choice": "share of facts",
+    "entropy": "nats",
+    "entry": "blocks run before the answer enters the top k",
 }
 """Unit of each statistic."""
 
@@ -38,84 +44,137 @@ UNITS = {
 class LogitLens(Method):
     """How far every layer already is with the answer."""
 
-    statistic: Literal["probability", "logprob", "rank", "choice"] = "probability"
+    statistic: Literal["probability", "logprob", "rank", "choice", "entropy", "entry"] = "probability"
     """Of the answer: its probability, log-probability, worst rank of its tokens in the vocabulary, or whether it is
-    the likeliest of the fact's candidates (1, 0, or 1/n when n tie)."""
+    the likeliest of the fact's candidates (1, 0, or 1/n when n tie). `entropy` is of the lens's distribution (mean over
+    the positions). `entry` is the number of blocks after which the answer is among the first `top_k` for the first
+    time (0: already in the embeddings; not a number where it never is), so it has no layer axis."""
     answer: Literal["whole", "first_token"] = "whole"
     """Score every token of the answer, or its first alone (as the original does)."""
+    positions: Where = "together"
+    """`together` takes the positions that predict the answer as one; `answer` shows each of them, `prompt` shows every
+    position of the prompt, asked for the answer's first token (-1 is the prompt's last, which predicts it)."""
+    top_k: int = Field(default=1, ge=1)
+    """For `entry`: the rank that counts as entered."""
+    lens: Literal["logit", "tuned"] = "logit"
+    """The unembedding as it is, or after a translation trained on the concept's text and other facts."""
+    steps: int = Field(default=250, ge=0)
+    """For the tuned lens: updates of each layer; 0 leaves the logit lens."""
+    lr: float = Field(default=1e-3, gt=0)
+    """For the tuned lens: learning rate of Adam."""
+    max_tokens: int = Field(default=4096, ge=2)
+    """For the tuned lens: tokens of text it learns from, at most."""
+    seed: int = 0
+    """For the tuned lens: of the order of tokens."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "LogitLens":
+        if self.statistic == "choice" and self.positions != "together":
+            raise ValueError("candidates have different tokens, so choice is read at positions='together' only")
+        return self
 
     @torch.no_grad()
-    def look(self, model: HookedModel, facts: FactSet) -> Trace:
-        """Read every layer at the positions that predict the answer."""
+    def look(
+        self,
+        model: HookedModel,
+        facts: FactSet,
+        texts: Sequence[str] | None = None,
+        near: FactSet | None = None,
+        far: FactSet | None = None,
+        progress: Progress | None = None,
+    ) -> Trace:
+        """Read every layer at the positions that predict the answer.
+
+        Args:
+            model: the model.
+            facts: what to ask for.
+            texts: for the tuned lens: plain text to learn from.
+            near: for the tuned lens: facts to learn from too; those about a subject that is read are left out.
+            far: the same.
+            progress: told of layers trained and in all.
+
+        Raises:
+            BadInput: when there are no facts, or nothing that a tuned lens could learn from.
+        """
         about = model.about(facts)
-        asked = [
-            fact.model_copy(update={"answer": word})
-            for fact in facts
-            for word in (fact.candidates if self.statistic == "choice" else (fact.answer,))
-        ]
-        encoded = model.encode(asked)
-        if self.answer == "first_token":
-            encoded = [replace(e, ids=e.ids[: e.answer_start + 1]) for e in encoded]
-        logprob, rank = lens_scores(model, encoded)
-        candidates = [len(fact.candidates) for fact in facts]
+        others = [other for other in (near, far) if other is not None]
+        translators = self._translators(model, facts, list(texts or ()), others, progress)
         if self.statistic == "choice":
-            values = torch.stack([choice(of_fact) for of_fact in logprob.split(candidates, dim=1)], dim=1)
+            values, more = self._choice(model, facts, translators)
         else:
-            values = {"probability": logprob.exp(), "logprob": logprob, "rank": rank}[self.statistic]
-        chance = float(np.mean([1 / n for n in candidates if n > 1])) if max(candidates, default=0) > 1 else None
-        labels = {"layer": tuple(model.stream), "fact": facts.labels}
-        return Trace(
-            "logit_lens",
-            values.numpy(),
-            ("layer", "fact"),
-            UNITS[self.statistic],
-            labels,
-            about
-            | {
-                "options": self.spec(),
-                "chance": chance if self.statistic == "choice" else None,
-                "without_candidates": candidates.count(1) if self.statistic == "choice" else None,
-                "axes": {
-                    "layer": "embed is what enters the first block, L3 what leaves block 3; the last is the output"
-                },
-            },
-        )
+            values, more = self._values(model, facts, translators), {"chance": None, "without_candidates": None}
+        labels = {"layer": tuple(model.stream), "position": (), "fact": facts.labels}
+        axes = ["layer", "position", "fact"]
+        if self.positions == "together":
+            axes.remove("position")
+        else:
+            labels["position"] = EACH[self.positions](values.shape[1])
+        if self.statistic == "entry":
+            axes.remove("layer")
+            values = entry(values, self.top_k)
+        notes = {"options": self.spec(), **more, "tuned": translators.notes or None, "axes": _said(axes)}
+        shown = {axis: labels[axis] for axis in axes}
+        return Trace("logit_lens", values.numpy(), tuple(axes), UNITS[self.statistic], shown, about | notes)
 
-
-def lens_scores(
-    model: HookedModel, encoded: Sequence[Encoded]
-) -> tuple[Float[Tensor, "layer n"], Float[Tensor, "layer n"]]:
-    """Every layer's log-probability of each answer (nats, summed over its tokens) and the worst rank of its tokens."""
-    logprobs, ranks = [], []
-    for batch, targets in chunks(encoded):
-        acts = model.run(batch, read=list(model.stream.values()), logits=False).acts
-        rows = len(batch.ids)
-        for_layers = [
-            logprob_and_rank(model.decode(acts[site][targets.row, targets.position]), targets.token)
-            for site in model.stream.values()
-        ]
-        logprobs.append(torch.stack([sum_by_row(logprob, targets.row, rows) for logprob, _ in for_layers]).cpu())
-        ranks.append(
-            torch.stack(
-                [torch.zeros(rows).scatter_reduce(0, targets.row, rank.float().cpu(), "amax") for _, rank in for_layers]
+    def _translators(
+        self,
+        model: HookedModel,
+        facts: FactSet,
+        texts: list[str],
+        others: Sequence[FactSet],
+        progress: Progress | None,
+    ) -> Translators:
+        """What stands before the unembedding; nothing for the logit lens."""
+        if self.lens == "logit":
+            return Translators()
+        read = set(facts.subjects)
+        kept = [fact for other in others for fact in other if fact.subject not in read]
+        rows = [e.ids for e in model.encode(kept)] + [encode_text(model.tokenizer, text) for text in texts]
+        if len(rows) < 2:
+            raise BadInput(
+                "A tuned lens must learn from something else than the facts it reads: give `texts`, or `near` or `far` "
+                f"facts about other subjects (got {len(texts)} texts and {len(kept)} such facts); or use lens='logit'"
             )
-        )
-    return torch.cat(logprobs, dim=1), torch.cat(ranks, dim=1)
+        generator = torch.Generator().manual_seed(self.seed)
+        rows = [rows[i] for i in torch.randperm(len(rows), generator=generator)]
+        options = TunedOptions(steps=self.steps, lr=self.lr, max_tokens=self.max_tokens, seed=self.seed)
+        return fit_translators(model, rows, options, progress)
+
+    def _encoded(self, model: HookedModel, facts: FactSet) -> list[Encoded]:
+        encoded = model.encode(facts.facts)
+        if self.answer == "whole":
+            return encoded
+        return [replace(e, ids=e.ids[: e.answer_start + 1]) for e in encoded]
+
+    def _choice(
+        self, model: HookedModel, facts: FactSet, translators: Translators
+    ) -> tuple[Float[Tensor, "layer fact"], dict[str, Any]]:
+        """Whether each layer prefers the answer to the other candidates, and what chance is."""
+        asked = [fact.model_copy(update={"answer": word}) for fact in facts for word in fact.candidates]
+        encoded = self._encoded(model, facts.model_copy(update={"facts": tuple(asked)}))
+        logprob = lens_scores(model, encoded, translators).logprob
+        candidates = [len(fact.candidates) for fact in facts]
+        values = torch.stack([choice(of_fact) for of_fact in logprob.split(candidates, dim=1)], dim=1)
+        chance = float(np.mean([1 / n for n in candidates if n > 1])) if max(candidates) > 1 else None
+        return values, {"chance": chance, "without_candidates": candidates.count(1)}
+
+    def _values(self, model: HookedModel, facts: FactSet, translators: Translators) -> Float[Tensor, "layer *pos fact"]:
+        encoded = self._encoded(model, facts)
+        if self.positions == "together":
+            found = lens_scores(model, encoded, translators)
+        else:
+            found = lens_positions(model, encoded, translators, self.positions)
+        if self.statistic == "probability":
+            return found.logprob.exp()
+        return {"logprob": found.logprob, "rank": found.rank, "entropy": found.entropy, "entry": found.rank}[
+            self.statistic
+        ]
 
 
-def logprob_and_rank(
-    logits: Float[Tensor, "n vocab"], token: Int[Tensor, " n"]
-) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
-    """Log-probability of each token, and its rank among all tokens (1 is first)."""
-    logits, token = logits.float(), token.to(logits.device)[:, None]
-    rank = (logits > logits.gather(-1, token)).sum(dim=-1) + 1
-    return torch.log_softmax(logits, dim=-1).gather(-1, token)[:, 0], rank
-
-
-def choice(logprob: Float[Tensor, "layer candidate"]) -> Float[Tensor, " layer"]:
-    """Whether the first candidate is the likeliest: 1, 0, or 1/n when it is one of n that tie; NaN without a choice."""
-    if logprob.shape[1] == 1:
-        return torch.full((len(logprob),), torch.nan)
-    # Candidates that begin alike tie by construction, up to the rounding of separate rows.
-    best = logprob >= logprob.max(dim=1, keepdim=True).values - 1e-5
-    return best[:, 0] / best.sum(dim=1)
+def _said(axes: Sequence[str]) -> dict[str, str]:
+    """Axes in words."""
+    words = {
+        "layer": "embed is what enters the first block, L3 what leaves block 3; the last is the output",
+        "position": "answer 1 predicts the answer's first token; -1 is the prompt's last token",
+    }
+    return {axis: words[axis] for axis in axes if axis in words}

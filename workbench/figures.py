@@ -14,8 +14,10 @@ import plotly.graph_objects as go
 from workbench.cards import edit_card, trace_card
 from workbench.figures_bars import compare_ranked, measure_bars, ranked_bars
 from workbench.figures_curves import compare_layers, compare_means, layer_curve, relearn_curves
+from workbench.figures_features import feature_scatter
 from workbench.figures_maps import compare_maps, is_map, map_figure
 from workbench.figures_style import ITEMS, alt_text, table_of
+from workbench.figures_validation import validation_figure
 from workbench.figures_verdict import forest, ladder
 from workbench.trace import Trace
 
@@ -54,6 +56,10 @@ def kind_of(trace: Trace) -> str:
 def figure_of(trace: Trace) -> go.Figure:
     """The picture of one model's reading, chosen by the trace's axes."""
     kind = kind_of(trace)
+    if trace.name == "sae_features":
+        return feature_scatter(trace)
+    if trace.name == "vector_validation":
+        return validation_figure(trace)
     if kind == "layers":
         return layer_curve(trace)
     if kind == "relearning":

@@ -39,7 +39,7 @@ class Patch:
     """Where in the model."""
     positions: tuple[int, ...]
     """Where in the text."""
-    values: Float[Tensor, "position width"]
+    values: Float[Tensor, "position *width"]
     """What is put there; for a single neuron (position,)."""
 
 

@@ -1,7 +1,8 @@
-"""Sparse autoencoders (SAEs) from disk or from a published release, and slices of chosen features: the home of SAELens.
+"""Sparse autoencoders (SAEs) from disk, from a published release or trained here, and slices of chosen features.
 
-Nothing else imports `sae_lens`, and it is imported inside functions, because that takes seconds. What a guard stores is
-a `FeatureSlice` (`workbench.sae_features`), which needs no SAELens to run.
+The home of SAELens: nothing else imports `sae_lens`, and it is imported inside functions, because that takes seconds.
+What a guard stores is a `FeatureSlice` (`workbench.sae_features`), which needs no SAELens to run; what a probe reads
+through is a `Dictionary` (`workbench.sae_reading`). `workbench.sae_training` gives `fit_sae` its activations.
 
 Read it as: `sae = load_sae("my/sae"); found = feature_slice(sae, [3, 17])`. A BatchTopK (or Matryoshka) SAE is a
 JumpReLU SAE once it is saved for inference; a TopK SAE is stored whole, because a feature's activation
@@ -12,22 +13,72 @@ Source: SAELens 6, https://decoderesearch.github.io/SAELens/.
 """
 
 import contextlib
+import functools
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from workbench.errors import BadInput
 from workbench.sae_features import FeatureSlice, Kind
+from workbench.sae_reading import Dictionary
+from workbench.sites import Site
 
 if TYPE_CHECKING:
-    from sae_lens import SAE
+    from sae_lens import SAE, TrainingSAE
 
 KINDS: dict[str, Kind] = {"standard": "relu", "jumprelu": "jumprelu", "gated": "gated", "topk": "topk"}
 """SAELens's architectures that can be sliced."""
+
+BUFFER = 8192
+"""Activations that are mixed with each other before a batch is drawn."""
+
+NORM_BATCHES = 10
+"""Batches from which the mean norm of a site's values is estimated."""
+
+HOOKS = {
+    "hook_resid_pre": "resid_pre",
+    "hook_resid_mid": "resid_mid",
+    "hook_resid_post": "resid_post",
+    "hook_out": "resid_post",
+    "hook_attn_out": "attn_out",
+    "attn.hook_out": "attn_out",
+    "hook_mlp_out": "mlp_out",
+    "mlp.hook_out": "mlp_out",
+    "mlp.hook_post": "mlp_act",
+}
+"""TransformerLens's names inside a block -> part of a site."""
+
+
+class SaeOptions(BaseModel):
+    """How an SAE is trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    kind: Literal["standard", "topk", "batchtopk", "jumprelu"] = "batchtopk"
+    """ReLU with an L1 penalty, the k largest of a token, the k largest a token on average over a batch (stored as
+    JumpReLU), or JumpReLU with an L0 penalty."""
+    width: int = Field(4, ge=1)
+    """Number of features, in multiples of the site's width."""
+    k: int = Field(8, ge=1)
+    """Features active at a token; for `topk` and `batchtopk`."""
+    sparsity: float = Field(1.0, ge=0)
+    """Weight of the penalty on active features; for `standard` and `jumprelu`."""
+    steps: int = Field(1000, ge=1)
+    """Number of updates."""
+    batch_size: int = Field(256, ge=1)
+    """Tokens an update."""
+    lr: float = Field(3e-3, gt=0)
+    """Adam's learning rate; it falls to a tenth over the last fifth of the steps."""
+    seed: int = 0
+    """Seed of the first weights and of the order of tokens."""
 
 
 def load_sae(path_or_release: str | Path, sae_id: str | None = None, *, offline: bool = True) -> "SAE[Any]":
@@ -159,3 +210,129 @@ def _numbers(features: Sequence[int], there: int) -> Tensor:
             + (f" (no such feature: {wrong[0]})" if wrong else "")
         )
     return torch.tensor(list(features))
+
+
+# ---- reading through an SAE
+
+
+def dictionary_of(sae: "SAE[Any]", device: torch.device | None = None) -> Dictionary:
+    """All features of an SAE, as a probe reads through them.
+
+    Raises:
+        BadInput: for an SAE that cannot be sliced (`feature_slice`).
+    """
+    whole = feature_slice(sae, range(sae.cfg.d_sae))
+    there = {name: tensor.to(device) for name, tensor in whole.tensors.items()}
+    bias = sae.b_dec.detach().float().to(device or torch.device("cpu"))
+    return Dictionary(replace(whole, tensors=there), bias, dict(sae.cfg.metadata.to_dict()))
+
+
+def made_at(metadata: Mapping[str, Any]) -> Site | None:
+    """The site an SAE says it was made for, in our words or in TransformerLens's; None when it does not say."""
+    if metadata.get("site"):
+        return Site.parse(str(metadata["site"]))
+    match = re.fullmatch(r"blocks\.(\d+)\.(.+)", str(metadata.get("hook_name")))
+    return Site(int(match[1]), HOOKS[match[2]]) if match and match[2] in HOOKS else None
+
+
+# ---- training
+
+
+@torch.enable_grad()
+def fit_sae(
+    activations: Iterator[Float[Tensor, "token width"]],
+    width: int,
+    options: SaeOptions,
+    folder: Path,
+    device: torch.device | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Train an SAE and store it for inference, as `load_sae` opens it.
+
+    Args:
+        activations: values of a site, any number of tokens a time, without end.
+        width: of the site.
+        options: kind, size and length of training.
+        folder: where to write cfg.json and sae_weights.safetensors.
+        device: where to train; the CPU when None.
+        progress: told how many updates are done and of how many.
+    """
+    os.environ.setdefault("WANDB_MODE", "disabled")
+    from sae_lens.training.mixing_buffer import mixing_buffer
+    from sae_lens.training.sae_trainer import SAETrainer
+
+    place = device or torch.device("cpu")
+    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []), _no_bars():
+        torch.manual_seed(options.seed)
+        sae = _untrained(width, options, place)
+        batches = mixing_buffer(max(BUFFER, options.batch_size), options.batch_size, activations)
+        if progress is not None:
+            batches = _told(batches, options.steps, progress)
+        SAETrainer(_trainer_config(options, place), sae, data_provider=batches).fit()
+    sae.save_inference_model(folder)
+
+
+def _told(batches: Iterator[Tensor], steps: int, progress: Callable[[int, int], None]) -> Iterator[Tensor]:
+    """The batches, with word of each update; the first ones only measure the norm."""
+    for number, batch in enumerate(batches):
+        progress(min(max(number - NORM_BATCHES, 0) + 1, steps), steps)
+        yield batch
+
+
+def _untrained(width: int, options: SaeOptions, device: torch.device) -> "TrainingSAE[Any]":
+    """An SAE with its first weights. Inputs are scaled to norm sqrt(width) for training, and the factor is folded in.
+
+    The scale makes a penalty mean the same at every site.
+    """
+    import sae_lens
+
+    # A decoder's bias that the encoder sees too, so that what all tokens share needs no features.
+    shape: dict[str, Any] = {
+        "d_in": width,
+        "d_sae": options.width * width,
+        "device": str(device),
+        "apply_b_dec_to_input": True,
+        "normalize_activations": "expected_average_only_in",
+    }
+    warm = options.steps // 10
+    if options.kind == "standard":
+        config = sae_lens.StandardTrainingSAEConfig(**shape, l1_coefficient=options.sparsity, l1_warm_up_steps=warm)
+        return sae_lens.StandardTrainingSAE(config)
+    if options.kind == "jumprelu":
+        jump = sae_lens.JumpReLUTrainingSAEConfig(**shape, l0_coefficient=options.sparsity, l0_warm_up_steps=warm)
+        return sae_lens.JumpReLUTrainingSAE(jump)
+    if options.kind == "topk":
+        return sae_lens.TopKTrainingSAE(sae_lens.TopKTrainingSAEConfig(**shape, k=options.k))
+    return sae_lens.BatchTopKTrainingSAE(sae_lens.BatchTopKTrainingSAEConfig(**shape, k=options.k))
+
+
+def _trainer_config(options: SaeOptions, device: torch.device) -> Any:
+    from sae_lens import LoggingConfig
+    from sae_lens.config import SAETrainerConfig
+
+    return SAETrainerConfig(
+        total_training_samples=options.steps * options.batch_size,
+        train_batch_size_samples=options.batch_size,
+        lr=options.lr,
+        lr_end=options.lr / 10,  # without it SAELens fails a bare assertion
+        lr_decay_steps=options.steps // 5,
+        device=str(device),
+        n_batches_for_norm_estimate=NORM_BATCHES,
+        logger=LoggingConfig(log_to_wandb=False),
+    )
+
+
+@contextlib.contextmanager
+def _no_bars() -> Iterator[None]:
+    """Keep SAELens' own progress bars off stderr for the length of a block; the caller has one."""
+    from sae_lens.training import activation_scaler, sae_trainer
+
+    modules: tuple[Any, ...] = (activation_scaler, sae_trainer)
+    before = [module.tqdm for module in modules]
+    for module in modules:
+        module.tqdm = functools.partial(module.tqdm, disable=True)
+    try:
+        yield
+    finally:
+        for module, bar in zip(modules, before, strict=True):
+            module.tqdm = bar

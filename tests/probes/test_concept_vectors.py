@@ -6,14 +6,18 @@ from probes.concept_vectors import (
     MEASURES,
     ConceptVectors,
     compare_snapshots,
+    controls_of,
     jaccard,
     moved,
-    projection_scores,
     snapshot,
     top_ids,
 )
+from probes.vector_scan import Against, scan
+from tests import zoo
 from workbench.concepts import Fact, FactSet
+from workbench.edits import kept
 from workbench.errors import BadInput
+from workbench.model import HookedModel
 from workbench.sites import Site
 
 COLUMNS = {
@@ -38,7 +42,7 @@ def test_scores_equal_projecting_every_vector_onto_the_whole_vocabulary():
         ("published", "mean"): logits[:, among].mean(dim=1),
     }
     for (how, pool), naive in expected.items():
-        ours = projection_scores([vectors[:30], vectors[30:]], unembedding, terms, among, how, pool)
+        ours = scan([vectors[:30], vectors[30:]], Against(unembedding, terms, among, pool), how).scores
         assert torch.allclose(ours, naive, atol=1e-4), how
 
 
@@ -158,3 +162,90 @@ def test_refuses_what_it_cannot_compare(dense, mixture):
     for model, text in [(dense.model, text) for text in bad] + [(mixture.model, "L1.mlp_act[3]")]:
         with pytest.raises(BadInput, match="not a value vector"):
             snapshot(model, [Site.parse(text)])
+
+
+def test_overlap_at_k_1_finds_the_planted_vectors(known):
+    facts = known.concept.forget
+    words = {fact.answer.split()[0] for fact in facts}
+    written = [*facts, *known.concept.near, *known.concept.far]
+    says_it = {
+        str(site)
+        for fact, site in zip(written, known.planted.sites_of(written), strict=True)
+        if fact.answer.split()[0] in words
+    }
+    trace = ConceptVectors(score="overlap", pool="max", k=1).look(known.model, facts)
+    assert {str(site) for site in trace.top("site", len(says_it))} == says_it
+    assert trace.notes["k"] == 1 and trace.values[0] == pytest.approx(1 / len(words))
+    assert trace.units == "Jaccard index with the terms"
+
+
+@pytest.mark.parametrize("options", [{}, {"score": "average"}, {"score": "overlap", "k": 1}, {"score": "effect"}])
+def test_a_vector_whose_negative_spells_the_concept_is_found_too(known, options):
+    facts, how = known.concept.forget, ConceptVectors(pool="max", **options)
+    sites = known.planted.sites_of(facts.facts)
+    before = how.look(known.model, facts)
+    stored = known.model.stored_at(sites[:1])
+    with kept(known.model, [stored[0][0]]), torch.no_grad():
+        stored[0][1].neg_()
+        after = how.look(known.model, facts)
+    if how.score == "effect":  # what it does to the answer is the other way round, and so are both its ends
+        assert after.labels["site"].index(str(sites[0])) > 100
+    else:
+        assert after.labels["site"] == before.labels["site"]
+    for site in map(str, sites):
+        sign = dict(zip(after.labels["site"], after.notes["signs"], strict=True))[site]
+        assert sign == (-1 if site == str(sites[0]) else 1)
+    here = after.notes["vectors"].get(str(sites[0]))
+    if here is not None:
+        assert here["sign"] == -1 and facts.facts[0].answer.split()[0] in here["suppresses"][0]
+        assert here["spells"][0] == here["suppresses"][0]
+
+
+def test_tells_how_far_it_is(known):
+    told = []
+    trace = ConceptVectors().look(known.model, known.concept.forget, progress=lambda *at: told.append(at))
+    assert told == sorted(told) and told[-1] == (trace.notes["scanned"],) * 2
+    assert len(told) >= len(list(known.model.mlps()))
+
+
+def test_all_terms_are_those_of_whole_answers(known):
+    facts = known.concept.forget
+    first, whole = (ConceptVectors(terms=which, describe=0).look(known.model, facts) for which in ("first", "all"))
+    words = {word for fact in facts for word in fact.answer.split()}
+    assert {term.removeprefix("▁") for term in whole.notes["terms"]} == words
+    assert {term.removeprefix("▁") for term in first.notes["terms"]} == {fact.answer.split()[0] for fact in facts}
+    assert set(first.notes["terms"]) < set(whole.notes["terms"])
+
+
+def test_says_where_a_norm_stands_behind_the_mlp():
+    facts = FactSet(name="one", facts=(Fact(subject="river", prompt="by the river", answer="house"),))
+    notes = {
+        name: ConceptVectors(describe=0).look(HookedModel(zoo.make(name), zoo.tokenizer(), name=name), facts).notes
+        for name in ("gemma2", "llama")
+    }
+    assert list(notes["gemma2"]["norm_behind_mlp"]) == [f"L{i}.mlp_act" for i in range(zoo.LAYERS)]
+    assert "post_feedforward_layernorm" in notes["gemma2"]["norm_behind_mlp"]["L0.mlp_act"]
+    assert notes["llama"]["norm_behind_mlp"] == {}
+
+
+def test_random_neurons_beside_the_chosen_lie_in_the_same_mlp_and_are_others(known):
+    sites = known.planted.sites_of(known.concept.forget.facts)
+    drawn = controls_of(known.model, sites, 0)
+    assert sorted(str(s.whole) for s in drawn) == sorted(str(s.whole) for s in sites)
+    assert not set(drawn) & set(sites) and len(set(drawn)) == len(sites)
+    assert drawn == controls_of(known.model, sites, 0) != controls_of(known.model, sites, 1)
+    mlp, rows = next(known.model.mlps())
+    most = [Site(mlp.layer, "mlp_act", i, mlp.expert) for i in range(len(rows) - 1)]
+    with pytest.raises(BadInput, match="Choose fewer vectors"):
+        controls_of(known.model, most, 0)
+
+
+def test_a_snapshot_from_the_other_end_lists_what_is_suppressed(known):
+    sites = known.planted.sites_of(known.concept.forget.facts[:1])
+    down = snapshot(known.model, sites, 5, [-1])
+    up = snapshot(known.model, sites, 5, [1])
+    assert up.notes["top_ids"] == snapshot(known.model, sites, 5).notes["top_ids"]
+    assert not set(up.notes["top_ids"][str(sites[0])]) & set(down.notes["top_ids"][str(sites[0])])
+    assert np.array_equal(up.values, down.values)
+    with pytest.raises(BadInput, match="different signs"):
+        compare_snapshots(up, down)

@@ -5,7 +5,10 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from probes.linear_probes import LinearProbes, Rows, accuracy, fit
+from probes.linear_probes import LinearProbes, Rows, accuracy
+from probes.probe_controls import Round, control_labels, interval, learning_curve
+from probes.probe_rows import erased
+from probes.probe_training import fit
 from workbench.concepts import Concept, FactSet
 from workbench.errors import BadInput
 
@@ -46,7 +49,7 @@ def test_probes_are_logistic_regressions_one_a_relation():
     label = relation * 4 + torch.randint(4, (120,), generator=generator)
     states = torch.randn(2, 120, 20, generator=generator)
     choices = (torch.arange(8) // 4)[None] == relation[:, None]
-    weight, bias = fit(states, label, choices, l2=0.5)
+    weight, bias, _ = fit(states, label, choices, l2=0.5)
     for layer in range(2):
         for which in range(2):
             of, classes = relation == which, slice(4 * which, 4 * which + 4)
@@ -54,7 +57,7 @@ def test_probes_are_logistic_regressions_one_a_relation():
             oracle = LogisticRegression(C=2.0, tol=1e-8, max_iter=2000).fit(x.numpy(), y.numpy())
             ours = torch.softmax((x @ weight[layer] + bias[layer])[:, classes], -1)
             assert np.abs(ours.numpy() - oracle.predict_proba(x.numpy())).max() < 1e-2
-    looser, _ = fit(states, label, choices, l2=0.05)
+    looser, _, _ = fit(states, label, choices, l2=0.05)
     assert looser.norm() > 1.2 * weight.norm()
 
 
@@ -164,3 +167,116 @@ def test_refuses_to_train_on_the_tested_subjects(dense):
         LinearProbes().look(dense.model, forget, train=dense.concept.far)
     with pytest.raises(BadInput, match="seeds"):
         LinearProbes(seeds=0)
+
+
+def with_direction(rows: Rows, layer: int, size: float, seed: int = 0) -> Rows:
+    """Noise in every layer, and in one of them the answer along directions of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    states = torch.randn(4, *rows.states.shape[1:], generator=generator)
+    states[layer] += size * torch.randn(3, states.shape[-1], generator=generator)[rows.label[rows.fact]]
+    return replace(rows, states=states)
+
+
+def split(rows: Rows, subjects: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return [(rows.fact < subjects, (rows.fact >= subjects) & rows.main)]
+
+
+def round_of(rows: Rows, **changes) -> Round:
+    generator = torch.Generator().manual_seed(0)
+    one = Round(rows, len(rows.label), split(rows, 2 * len(rows.label) // 3), generator, 1.0, "multinomial", [])
+    return replace(one, **changes)
+
+
+def test_a_planted_direction_is_found_in_its_layer_only():
+    rows = with_direction(made_rows(subjects=90, width=30), layer=2, size=2.0)
+    for reader in ("multinomial", "binary"):
+        right = round_of(rows, reader=reader).readings(erase=False, curve=())["task"].nanmean(dim=1)
+        assert right[2] > 0.95 and right[[0, 1, 3]].max() < 0.6
+
+
+def test_permuted_answers_and_erased_states_fall_to_the_floor():
+    rows = with_direction(made_rows(subjects=90, width=30), layer=2, size=2.0)
+    rows = replace(rows, label=torch.where(torch.arange(90) % 5 == 0, 2, rows.label))  # one answer is the commonest
+    rows = with_direction(rows, layer=2, size=2.0)
+    found = round_of(rows).readings(erase=True, curve=())
+    assert found["task"][2].nanmean() > 0.95 and found["shuffled"][2].nanmean() < 0.6
+    assert torch.equal(found["erased"].isnan(), found["task"].isnan())
+    for layer in range(4):
+        assert torch.equal(found["erased"][layer].nan_to_num(-1), found["majority"][0].nan_to_num(-1))
+
+
+def test_erasing_spares_what_is_no_answer():
+    rows = with_direction(made_rows(subjects=60, width=20), layer=1, size=2.0)
+    other = torch.arange(60) % 2  # another label, told by the last dimension alone
+    rows.states[..., -1] = 5.0 * other[rows.fact]
+    gone = erased(rows, rows.fact < 60, rows.label)
+    alike = replace(rows, label=other, class_relation=torch.zeros(2, dtype=torch.long))
+    for of in (rows.states, gone.states):
+        right = accuracy(replace(alike, states=of), rows.fact < 40, (rows.fact >= 40) & rows.main, other, other, 1.0)
+        assert right[1].nanmean() > 0.95
+
+
+def test_more_subjects_teach_more_and_too_many_are_missing():
+    rows = with_direction(made_rows(subjects=90, width=30), layer=2, size=0.5)
+    found = round_of(rows).readings(erase=False, curve=(6, 60, 61))
+    few, all_of_them = found["6 subjects"][2].nanmean(), found["60 subjects"][2].nanmean()
+    assert few < all_of_them == found["task"][2].nanmean()
+    curve = learning_curve({name: values[:, None] for name, values in found.items()}, (6, 60, 61))
+    assert curve["accuracy"][2] == [None] * 4 and curve["facts_read"] == [30, 30, 0]
+
+
+def test_control_answers_occur_as_often_as_the_answers():
+    rows = made_rows(subjects=600, width=2, wordings=1)
+    rows = replace(rows, label=(torch.arange(600) % 10 == 0).long())
+    rows = replace(rows, subject=torch.arange(600) // 2)
+    control = control_labels(rows, torch.Generator().manual_seed(0))
+    assert 0.05 < control.float().mean() < 0.16 and torch.equal(control[::2], control[1::2])
+    assert (control != rows.label).any()
+
+
+def test_interval_resamples_subjects():
+    generator = np.random.default_rng(0)
+    values = generator.integers(0, 2, (1, 3, 40)).astype(float)
+    apart, together = (
+        interval(values, names) for names in ([str(i) for i in range(40)], [str(i // 10) for i in range(40)])
+    )
+    mean = values.mean()
+    assert apart["mean"][0] == pytest.approx(mean) and apart["low"][0] < mean < apart["high"][0]
+    assert apart["over_seeds"][0] == pytest.approx(values.mean(axis=-1).std(ddof=1))
+    assert together["low"] != apart["low"]
+    values[..., 20:] = np.nan
+    assert interval(values, ["a"] * 40)["low"] == [None]  # one subject says nothing of others
+    assert interval(values * np.nan, ["a"] * 40)["mean"] == [None]
+
+
+def test_both_tokens_in_one_reading_are_the_two_readings(dense, people):
+    both = LinearProbes(role="both", seeds=1).look(dense.model, people)
+    assert both.axes == ("role", "layer", "seed", "fact")
+    for role in ("last", "last_subject"):
+        alone = LinearProbes(role=role, seeds=1).look(dense.model, people)
+        assert np.array_equal(both.pick("role", role).values, alone.values, equal_nan=True)
+    assert len(both.notes["controls"]["shuffled"]) == 8
+
+
+def test_options_add_readings_and_change_none(dense, people):
+    usual = LinearProbes(seeds=1).look(dense.model, people)
+    rich = LinearProbes(seeds=1, erase=True, curve=(3,), keep="all").look(dense.model, people)
+    assert np.array_equal(rich.pick("reading", "task").values, usual.values, equal_nan=True)
+    controls = rich.notes["controls"]
+    assert {name: controls[name] for name in usual.notes["controls"]} == usual.notes["controls"]
+    assert controls["erased"][-1] <= 0.5 < np.nanmean(usual.values[-1]) and "erased" not in usual.notes["controls"]
+    assert rich.notes["learning_curve"]["subjects"] == [3] and "3 subjects" in rich.labels["reading"]
+    ends = usual.notes["intervals"]["task"]
+    assert ends["mean"] == pytest.approx(np.nanmean(usual.values, axis=(1, 2)).tolist())
+    assert usual.notes["trainings_not_at_rest"] == 0 == usual.notes["wordings_without_subject"]
+
+
+def test_wordings_that_do_not_name_the_subject_are_counted(dense, people):
+    nameless = tuple(f.model_copy(update={"paraphrases": (*f.paraphrases, "The colour is")}) for f in people)
+    trace = LinearProbes(seeds=1).look(dense.model, FactSet(name="nameless", facts=nameless))
+    assert trace.notes["wordings_without_subject"] == len(people)
+
+
+def test_refuses_a_curve_of_nobody(dense, people):
+    with pytest.raises(BadInput, match="curve"):
+        LinearProbes(curve=(0,)).look(dense.model, people)

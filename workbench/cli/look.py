@@ -170,7 +170,10 @@ def _show(screen: Screen, run: "RunFolder", reading: Reading) -> None:
 def _entries(trace: "Trace", axis: str) -> list[tuple[str, float | None]]:
     """Labels and scores along an axis: all in order where it has one, else the highest."""
     scores = dict(zip(trace.labels[axis], trace.scores(axis).tolist(), strict=True))
-    labels = trace.labels[axis] if axis in ORDERED else [str(label) for label in trace.top(axis, TOP)]
+    if "measure" in trace.axes and axis != "measure":  # measures have units of their own: the probe's order counts
+        labels: Sequence[str] = trace.labels[axis][:TOP]
+    else:
+        labels = trace.labels[axis] if axis in ORDERED else [str(label) for label in trace.top(axis, TOP)]
     return [(label, scores[label] if scores[label] == scores[label] else None) for label in labels]
 
 

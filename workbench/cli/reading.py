@@ -117,7 +117,7 @@ class Reading:
             giver, asked = (against, asked) if method.donor_from == "against" else (asked, against)
             with giver.open() as model:
                 more["donor"] = donor.look(model, self.subject(), **self.more(donor, step))
-        elif against is not None:
+        if against is not None and _reads(method, "against"):
             more["against"] = against
         with asked.open() as model:
             return method.look(model, self.subject(), **self.more(method, step), **more)
