@@ -17,6 +17,7 @@ from workbench.figures_curves import compare_layers, compare_means, layer_curve,
 from workbench.figures_features import feature_scatter
 from workbench.figures_maps import compare_maps, is_map, map_figure
 from workbench.figures_style import ITEMS, alt_text, table_of
+from workbench.figures_trace import mixes_places, places_figure
 from workbench.figures_validation import validation_figure
 from workbench.figures_verdict import forest, ladder
 from workbench.trace import Trace
@@ -60,6 +61,8 @@ def figure_of(trace: Trace) -> go.Figure:
         return feature_scatter(trace)
     if trace.name == "vector_validation":
         return validation_figure(trace)
+    if mixes_places(trace):
+        return places_figure(trace)
     if kind == "layers":
         return layer_curve(trace)
     if kind == "relearning":

@@ -61,15 +61,14 @@ class Trace:
     def mean(self, axis: str) -> "Trace":
         """The mean along one axis, which disappears; entries that were not read do not enter."""
         number = self.axis(axis)
-        values = _quietly(np.nanmean, self.values, number)
-        return self._less(number, values)
+        return self._less(number, np.asarray(_quietly(np.nanmean, self.values, number)))
 
     def pick(self, axis: str, label: str) -> "Trace":
         """The slice at one label; the axis disappears."""
         number = self.axis(axis)
         if label not in self.labels[axis]:
             raise BadInput(f"Axis {axis!r} of {self.name!r} has no {label!r}. {did_you_mean(label, self.labels[axis])}")
-        return self._less(number, np.take(self.values, self.labels[axis].index(label), axis=number))
+        return self._less(number, np.asarray(np.take(self.values, self.labels[axis].index(label), axis=number)))
 
     def _less(self, number: int, values: np.ndarray) -> "Trace":
         gone = self.axes[number]
