@@ -23,7 +23,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 import tqdm
@@ -31,6 +30,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from bench import memory
 from probes.trace_cells import NOTHING, Cell, patched
 from probes.trace_corruption import Case, subject_embeddings
 from probes.trace_metrics import LogProbability
@@ -216,16 +216,7 @@ def measure_peak(model: HookedModel, way: str, shape: Shape) -> None:
         print(json.dumps({"megabytes": (torch.cuda.max_memory_allocated() - before) / 2**20}))
         return
     model.run(pad([[1, 2, 3]]))
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak that importing has left
-    before = _status("VmRSS")
-    WAYS[way](model, shape)
-    print(json.dumps({"megabytes": _status("VmHWM") - before}))
-
-
-def _status(field: str) -> float:
-    """Megabytes from what Linux says of this process."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) / 1024
+    print(json.dumps({"megabytes": memory.peak_of(lambda: WAYS[way](model, shape))}))
 
 
 @torch.no_grad()

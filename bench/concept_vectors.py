@@ -18,13 +18,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from bench import memory
 from probes.concept_vectors import ConceptVectors
 from probes.vector_scan import ENTRIES, Against, scan, vocabulary
 from workbench.concepts import Fact, FactSet
@@ -162,16 +162,7 @@ def measure_peak(model: HookedModel, way: str) -> float:
         WAYS[way](model)
         return (torch.cuda.max_memory_allocated() - held) / 2**20
     torch.mm(torch.ones(8, 8), torch.ones(8, 8))  # what the library keeps for itself is no cost of a scan
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak that loading has left
-    before = _status("VmRSS")
-    WAYS[way](model)
-    return _status("VmHWM") - before
-
-
-def _status(field: str) -> float:
-    """Megabytes from what Linux says of this process."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) / 1024
+    return memory.peak_of(lambda: WAYS[way](model))
 
 
 @torch.no_grad()

@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 import tqdm
@@ -22,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from bench import memory
 from workbench.demo.models import demo_tokenizer
 from workbench.model import HookedModel
 from workbench.patching import Patch, patch_each
@@ -161,16 +161,7 @@ def measure_peak(reader: str) -> None:
     torch.set_num_threads(1)
     model, ids = subject(), torch.tensor(texts(ROWS, LENGTH))
     READERS[reader](model, ids[:1, :4])
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak that importing has left
-    before = _status("VmRSS")
-    READERS[reader](model, ids)
-    print(json.dumps({"megabytes": _status("VmHWM") - before}))
-
-
-def _status(field: str) -> float:
-    """Megabytes from what Linux says of this process."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) / 1024
+    print(json.dumps({"megabytes": memory.peak_of(lambda: READERS[reader](model, ids))}))
 
 
 @torch.no_grad()

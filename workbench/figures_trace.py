@@ -83,11 +83,13 @@ def _layout(maps: int) -> list[list[dict[str, int] | None]]:
 
 
 def _strongest(trace: Trace, single: list[int]) -> list[tuple[str, str, float]]:
-    """Site, role and mean effect of the strongest single places, largest first by size."""
+    """Site, role and mean effect of the strongest single places, largest first by size; unread ones are left out."""
     mean = trace.mean("fact") if "fact" in trace.axes else trace
     order = [mean.axis("site"), mean.axis("role")]
-    values = np.nan_to_num(np.transpose(mean.values, order).astype(float)[single])
-    role = np.abs(values).argmax(axis=1)
+    values = np.transpose(mean.values, order).astype(float)[single]
+    read = np.isfinite(values).any(axis=1)
+    single, values = [i for i, there in zip(single, read, strict=True) if there], values[read]
+    role = np.where(np.isfinite(values), np.abs(values), -1.0).argmax(axis=1)
     best = values[np.arange(len(single)), role]
     chosen = np.argsort(-np.abs(best), kind="stable")[:STRONGEST]
     return [(trace.labels["site"][single[i]], trace.labels["role"][role[i]], float(best[i])) for i in chosen]

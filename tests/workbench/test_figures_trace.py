@@ -35,3 +35,11 @@ def test_heads_alone_need_no_map_and_whole_states_alone_no_bars() -> None:
     assert [series.type for series in heads.data] == ["bar"]
     whole = figure_of(trace(["L0.mlp_out", "L1.mlp_out"], np.ones((2, 2, 2))))
     assert [series.type for series in whole.data] == ["heatmap"]
+
+
+def test_a_place_that_was_not_read_is_no_bar_of_length_zero() -> None:
+    values = np.ones((2, 2, 2))
+    values[0] = np.nan
+    values[1, 0] = np.nan
+    (bars,) = figure_of(trace(["L0.head[0]", "L0.head[1]"], values)).data
+    assert list(bars.y) == ["L0.head[1] · last prompt"] and list(bars.x) == [1.0]
