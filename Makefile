@@ -5,7 +5,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 export WANDB_MODE := disabled
 
-.PHONY: demo demo-moe test check fix slow architectures bench clean
+.PHONY: demo demo-moe test check fix slow architectures unlearning bench clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -38,6 +38,9 @@ slow: .venv/installed-dev      ## tests that take minutes: the real demo models 
 
 architectures: .venv/installed-dev   ## the table of architectures in the README, from what the tests find
 	$(BIN)/python -m tests.architecture_table
+
+unlearning: .venv/installed-dev      ## the table of removals and guards in the README, audited on the embedded models
+	$(BIN)/python -m bench.unlearning --readme
 
 bench: .venv/installed-dev         ## measurements, side by side
 	$(BIN)/python -m bench.hooks

@@ -225,7 +225,7 @@ def _judged(
         concept=concept.name,
         concept_digest=concept.digest,
         counts={name: len(facts) for name, facts in sets.items()},
-        roles={role: Role(name=c.name, digest=c.digest, path=c.address) for role, c in roles.items()},
+        roles={role: _role(c) for role, c in roles.items()},
         level=0,
         capped_by="",
         utility="not measured",
@@ -238,6 +238,11 @@ def _judged(
         run_id=question_id(question),
     )
     return _report(blank, readings, judging)
+
+
+def _role(checkpoint: Checkpoint) -> Role:
+    guard = checkpoint.guard.method if checkpoint.guard else ""
+    return Role(name=checkpoint.name, digest=checkpoint.digest, path=checkpoint.address, guard=guard)
 
 
 def _report(blank: AuditReport, readings: Mapping[str, Readings], judging: JudgeOptions) -> AuditReport:

@@ -124,7 +124,7 @@ class Reader:
         if reachable(model):
             if self.base is None:
                 jobs["coefficients.forget"] = _bind(Coefficients().look, model, facts)
-            jobs["patch_back.forget"] = lambda: self._patch_back(model)
+            jobs["patch_back.forget"] = _unguarded(model, self._patch_back)
         return {**jobs, "concept_vectors.forget": lambda: self._snapshot(model)}
 
     def _probes(self, model: HookedModel) -> Trace:
@@ -156,16 +156,23 @@ class Reader:
 
     def _attacks(self, model: HookedModel) -> dict[str, Callable[[], Trace]]:
         """The readings that are taken with an attack on."""
-        facts, control = self.concept.forget, self.concept.never_taught
+        facts = self.concept.forget
         jobs: dict[str, Callable[[], Trace]] = {
             "accuracy.forget.jailbreak": lambda: self._worst(model, Jailbreak().fit(self.concept)),
-            "accuracy.forget.quantise": lambda: self._worst(model, [self.options.quantise.fit(model, facts)]),
+            "accuracy.forget.quantise": _unguarded(model, self._quantised),
         }
         if len(self.concept.near) >= self.options.few_shot.shots:
             jobs["accuracy.forget.few_shot"] = lambda: self._worst(model, self.options.few_shot.fit(self.concept))
         if len(facts) > 1:
-            jobs["relearn.forget"] = lambda: self.options.relearn.look(model, facts, control if len(control) else None)
+            jobs["relearn.forget"] = _unguarded(model, self._relearnt)
         return jobs
+
+    def _quantised(self, model: HookedModel) -> Trace:
+        return self._worst(model, [self.options.quantise.fit(model, self.concept.forget)])
+
+    def _relearnt(self, model: HookedModel) -> Trace:
+        control = self.concept.never_taught
+        return self.options.relearn.look(model, self.concept.forget, control if len(control) else None)
 
     def _worst(self, model: HookedModel, edits: Sequence[Edit]) -> Trace:
         """Accuracy with each edit on; for every fact the one under which it comes out best."""
@@ -178,6 +185,16 @@ class Reader:
         return Trace(
             "accuracy", np.max([t.values for t in traces], axis=0), first.axes, first.units, first.labels, notes
         )
+
+
+def _unguarded(model: HookedModel, look: Callable[[HookedModel], Trace]) -> Callable[[], Trace]:
+    """The call, made later and without the guards the model wears: who changes weights has them, and drops a guard."""
+
+    def bare() -> Trace:
+        with model.bare():
+            return look(model)
+
+    return bare
 
 
 def _bind(look: Callable[[HookedModel, FactSet], Trace], model: HookedModel, facts: FactSet) -> Callable[[], Trace]:

@@ -8,8 +8,26 @@ from workbench.registry import Registry
 INTERVENTIONS = Registry(
     "intervention",
     {
+        # weights, at chosen places
         "concept_ablation": "interventions.concept_ablation:ConceptAblation",
+        "single_expert": "interventions.single_expert:SingleExpert",
+        "rmu": "interventions.rmu:Rmu",
+        "adaptive_rmu": "interventions.rmu:AdaptiveRmu",
+        "ssd": "interventions.ssd:Ssd",
+        "projection_erasure": "interventions.projection_erasure:ProjectionErasure",
+        "crisp": "interventions.crisp:Crisp",
+        "causal_layers": "interventions.causal_layers:CausalLayers",
+        # weights, everywhere or where a localiser says
+        "task_vector": "interventions.task_vector:TaskVector",
         "grad_ascent": "interventions.gradient.grad_ascent:GradAscent",
         "npo": "interventions.gradient.npo:Npo",
+        # guards: hooks on unchanged weights
+        "sae_suppression": "interventions.sae_suppression:SaeSuppression",
+        "dsg": "interventions.dsg:Dsg",
+        "neuron_adjust": "interventions.neuron_adjust:NeuronAdjust",
+        "key_space_detection": "interventions.key_space_detection:KeySpaceDetection",
+        "embedding_corruption": "interventions.guards.embedding_corruption:EmbeddingCorruption",
+        "logit_difference": "interventions.guards.logit_difference:LogitDifference",
+        "guard_decoding": "interventions.guards.guard_decoding:GuardDecoding",
     },
 )

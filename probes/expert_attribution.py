@@ -4,9 +4,9 @@ Source: the affinity score of SEUF / UOE (Zhuang et al. 2024, https://arxiv.org/
 sequences of the mean over tokens of the router's probability, kept where the expert is among the chosen ones; all pairs
 of layer and expert are ranked together. The published formula leaves open which gate value is meant, so all readings
 are options. Affinity is traffic: on planted experts it can miss the one that holds the facts, so the size of what an
-expert adds, the effect of knocking it out and its first-order estimate are offered beside it (`probes.expert_effects`).
-For routers that are no softmax over all experts see `probes.expert_gates`. Experts that every token passes (shared
-ones) have no gate and are not scored.
+expert adds, the effect of knocking it out and its first-order estimate are offered beside it
+(`workbench.expert_effects`). For routers that are no softmax over all experts see `workbench.expert_gates`. Experts
+that every token passes (shared ones) have no gate and are not scored.
 Read it as: affinity, frequency and contribution say where the text is sent and what comes back; knock-out and gradient
 what the answer's logit would lose without the expert (the others' weights are not renormalised). All tokens of prompt
 and answer count alike. Experts that work on all text score high everywhere: `contrast` takes the near facts off.
@@ -22,17 +22,18 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from probes.expert_effects import (
+from workbench.concepts import FactSet
+from workbench.errors import BadInput
+from workbench.expert_effects import (
     Progress,
+    affinities,
     contribution_norms,
     expert_sites,
     gradient_effects,
     knockout_effects,
     routings,
 )
-from probes.expert_gates import Gate, Router, chosen_mask, gate_values, router_of, token_mean
-from workbench.concepts import FactSet
-from workbench.errors import BadInput
+from workbench.expert_gates import Gate, Router, chosen_mask, token_mean
 from workbench.model import HookedModel
 from workbench.registry import Method
 from workbench.trace import Trace
@@ -143,16 +144,13 @@ class ExpertAttribution(Method):
 
     @torch.no_grad()
     def _traffic(self, model: HookedModel, facts: FactSet) -> tuple[Float[Tensor, "site fact"], Router | None]:
-        parts, router = [], None
+        if self.score == "affinity":
+            return affinities(model, facts.facts, self.gate)
+        parts = []
         for batch, routing in routings(model, model.encode(facts.facts)):
-            if self.score == "frequency":
-                k = model.experts_per_token
-                values = {layer: chosen_mask(one) / k for layer, one in routing.items()}
-            else:
-                router = router or router_of(routing.values())
-                values = {layer: gate_values(one, self.gate, router) for layer, one in routing.items()}
-            parts.append(torch.cat([token_mean(value, batch.mask).T.cpu() for value in values.values()]))
-        return torch.cat(parts, dim=1), router
+            values = [chosen_mask(one) / model.experts_per_token for one in routing.values()]
+            parts.append(torch.cat([token_mean(value, batch.mask).T.cpu() for value in values]))
+        return torch.cat(parts, dim=1), None
 
     def _subset(
         self, model: HookedModel, facts: FactSet, values: Float[Tensor, "site fact"]

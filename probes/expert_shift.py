@@ -6,7 +6,7 @@ tokens and layers. Variant: by layer and fact, as 1 - overlap, so that 0 is no s
 divergence (bits) of the routers' probabilities, which also moves where nobody else is chosen.
 Read it as: 0 for identical checkpoints, 1 when no token keeps any of its experts (or when the routers share nothing).
 A shift that begins at a layer was caused at or below it. All tokens of prompt and answer count alike; for the
-probabilities of routers that are no softmax see `probes.expert_gates`.
+probabilities of routers that are no softmax see `workbench.expert_gates`.
 Does not show: whether knowledge left; a model can hide answers by sending their tokens elsewhere, with every expert
 untouched.
 """
@@ -19,10 +19,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probes.expert_effects import routings
-from probes.expert_gates import Router, chosen_mask, probabilities, router_of
 from workbench.concepts import FactSet
 from workbench.errors import BadInput
+from workbench.expert_effects import routings
+from workbench.expert_gates import Router, chosen_mask, probabilities, router_of
 from workbench.model import HookedModel
 from workbench.model_experts import Routing
 from workbench.registry import Method

@@ -1,9 +1,7 @@
 """Which features fire on the facts to forget and hardly on the others, and how much of that is chance.
 
-Source: the selection of Farrell, Lau and Conmy 2024, https://arxiv.org/abs/2410.19278, as SAEBench computes it
-(https://arxiv.org/abs/2503.09532): drop features whose share of the retain tokens is at or above a threshold, sort the
-rest by their share of the forget tokens, take the first n; a feature that never fires on forget is never taken.
-The control is ours: whole facts are dealt at random to forget and retain, and the same selection is made again.
+The selection is that of `workbench.feature_choice.Limits`. The control is ours: whole facts are dealt at random to
+forget and retain, and the same selection is made again.
 Read it as: `p` is the share of random deals in which the found features fire at least as much, added up.
 Does not show: that features belong to the topic and not to its single subjects. Facts are dealt one by one, so one
 subject's feature counts as special when all facts about that subject are in forget.
@@ -15,42 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from workbench.feature_choice import Limits
 from workbench.sae_reading import FeatureReading
-
-
-@dataclass(frozen=True)
-class Limits:
-    """When a feature is found."""
-
-    forget_above: float = 0.0
-    """It fires on more than this share of the forget tokens."""
-    retain_below: float = 0.01
-    """It fires on less than this share of the retain tokens."""
-    keep: int = 20
-    """How many are found at most."""
-
-    def passes(self, forget: Float[Tensor, " feature"], retain: Float[Tensor, " feature"]) -> Bool[Tensor, " feature"]:
-        """Whether a feature is within both."""
-        return (forget > self.forget_above) & (retain < self.retain_below)
-
-    def found(
-        self,
-        forget: Float[Tensor, " feature"],
-        retain: Float[Tensor, " feature"],
-        score: Float[Tensor, " feature"] | None = None,
-    ) -> list[int]:
-        """The features that pass, highest score first; without a score, by their share of the forget tokens."""
-        passing = self.passes(forget, retain).nonzero()[:, 0]
-        order = (forget if score is None else score)[passing].argsort(descending=True, stable=True)
-        return [int(i) for i in passing[order][: self.keep]]
-
-    def share(self, forget: Float[Tensor, " feature"], retain: Float[Tensor, " feature"]) -> float:
-        """Forget shares of the found features, added up."""
-        firing = torch.where(self.passes(forget, retain), forget, torch.zeros_like(forget))
-        return float(firing.topk(min(self.keep, len(firing))).values.sum())
 
 
 @dataclass(frozen=True)

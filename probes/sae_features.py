@@ -25,44 +25,23 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from probes.feature_firing import Firing, Limits
-from probes.fitted_sae import FittedSae, require_same_reading
+from probes.feature_firing import Firing
 from probes.vector_scan import top_ids, vocabulary
 from workbench.concepts import Fact, FactSet
 from workbench.errors import BadInput
+from workbench.feature_choice import Limits
+from workbench.fitted_sae import FittedSae, ThroughSae
 from workbench.model import HookedModel
-from workbench.registry import Method
 from workbench.sae_reading import Dictionary, FeatureReading, feature_effects, read_features
-from workbench.sae_training import train_sae
-from workbench.saes import SaeOptions, dictionary_of, load_sae, made_at
-from workbench.sites import Site
 from workbench.tokens import Encoded
 from workbench.trace import Trace
 
 SETS = ("forget", "near", "far")
 
 
-class SaeFeatures(Method):
+class SaeFeatures(ThroughSae):
     """Find the features of a sparse autoencoder that stand for the facts."""
 
-    sae: str | None = None
-    """Folder of an SAE, or name of a SAELens release; when left out, the donor's SAE is used, or one is trained."""
-    sae_id: str | None = None
-    """Which SAE of the release."""
-    offline: bool = True
-    """Read releases from the local cache only; `false` allows a download."""
-    site: str | None = None
-    """Where to read, as in `L2.resid_post`; when left out, where the SAE was made, or the middle layer's output."""
-    kind: Literal["standard", "topk", "batchtopk", "jumprelu"] = "batchtopk"
-    """Kind of SAE to train. A `topk` SAE always has k features fire, however weakly, which blurs what fires on what."""
-    width: int = Field(4, ge=1)
-    """Features of an SAE to train, in multiples of the site's width."""
-    k: int = Field(8, ge=1)
-    """Active features a token of a `topk` or `batchtopk` SAE to train."""
-    steps: int = Field(1000, ge=1)
-    """Updates when training."""
-    seed: int = 0
-    """Seed of the training and of the shuffling."""
     rank: Literal["firing", "attribution"] = "firing"
     """What features that pass are sorted by: share of the forget tokens, or effect on the answers' logit."""
     retain_below: float = Field(0.01, gt=0, le=1)
@@ -76,8 +55,6 @@ class SaeFeatures(Method):
     degrade: float = Field(0.1, ge=0)
     """Warn when the SAE's squared error is larger than on the donor by this share of the variance there. The donor's
     variance, because an edit that empties a site leaves none to explain."""
-    anyway: bool = False
-    """Read through an SAE that says it was made for another site or another checkpoint."""
     tokens: int = Field(10, ge=1)
     """How many tokens the list of each found feature has."""
 
@@ -114,9 +91,16 @@ class SaeFeatures(Method):
         sets = {name: _readable(model, given) for name, given in zip(SETS, (facts, near, far), strict=True)}
         if not sets["forget"].encoded:
             raise BadInput(f"No fact of {facts.name!r} can be read: {sets['forget'].skipped[0]}")
-        used = self._open(model, [fact for one in sets.values() for fact in one.facts], texts, donor, progress)
+        used = self.fitted(
+            model,
+            [fact for one in sets.values() for fact in one.facts],
+            texts,
+            other=None if donor is None else (donor.notes["sae"]["path"], donor.notes["sae"]["sae_id"]),
+            before=None if donor is None else donor.notes["identity"],
+            progress=progress,
+        )
         if donor is not None:
-            require_same_reading(donor, used, about)
+            _require_same_reading(donor, used, about)
         readings = {
             name: read_features(model, used.site, used.dictionary, [e.ids for e in one.encoded])
             for name, one in sets.items()
@@ -141,31 +125,6 @@ class SaeFeatures(Method):
         }
         return _trace(firing, effects, found, notes, donor, self.degrade)
 
-    def _open(
-        self,
-        model: HookedModel,
-        facts: Sequence[Fact],
-        texts: Sequence[str],
-        donor: Trace | None,
-        progress: Callable[[int, int], None] | None,
-    ) -> FittedSae:
-        """The SAE that is given, the donor's, or a trained one; and where it belongs."""
-        site = None if self.site is None else Site.parse(self.site)
-        path, number = self.sae, self.sae_id
-        if path is None and donor is not None:
-            path, number = donor.notes["sae"]["path"], donor.notes["sae"]["sae_id"]
-        if path is None:
-            site = site or Site(model.n_layers // 2, "resid_post")
-            options = SaeOptions(kind=self.kind, width=self.width, k=self.k, steps=self.steps, seed=self.seed)
-            path = str(train_sae(model, site, facts=facts, texts=texts, options=options, progress=progress))
-        dictionary = dictionary_of(load_sae(path, number, offline=self.offline), model.device)
-        site = site or made_at(dictionary.metadata)
-        if site is None:
-            raise BadInput(f"The SAE {path!r} does not say where it was made; give site=, as in L2.resid_post")
-        used = FittedSae(path, number, site, dictionary)
-        used.require_fit(model, None if donor is None else donor.notes["identity"], self.anyway)
-        return used
-
 
 @dataclass(frozen=True)
 class _Set:
@@ -185,6 +144,25 @@ def _readable(model: HookedModel, given: FactSet | None) -> _Set:
         except BadInput as error:
             skipped.append(str(error))
     return _Set(tuple(facts), tuple(encoded), tuple(skipped))
+
+
+def _require_same_reading(donor: Trace, used: FittedSae, about: Mapping[str, Any]) -> None:
+    """Refuse a donor that was read on other facts, through another SAE or elsewhere.
+
+    Raises:
+        BadInput: saying in what they differ.
+    """
+    same = {
+        "facts": donor.notes.get("facts_digest") == about["facts_digest"],
+        "SAE": donor.notes["sae"]["digest"] == used.digest,
+        "site": donor.notes["site"] == str(used.site),
+    }
+    wrong = [name for name, is_same in same.items() if not is_same]
+    if wrong:
+        raise BadInput(
+            f"The donor ({donor.notes.get('model')}) was read with another {' and '.join(wrong)} than "
+            f"{about['model']}; take both readings with the same options on the same facts"
+        )
 
 
 # ---- what is said of them

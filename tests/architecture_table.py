@@ -27,6 +27,8 @@ def row_of(name: str, found: dict[str, Any]) -> tuple[str, ...]:
         experts = "routed" + (" + shared" if shared else "") + (f", from layer {first}" if first else "")
     neurons = " and ".join(part for part in ("mlp_act", "e*.mlp_act") if part in parts)
     absent = [part for part in found["lacking"] if part not in ("router", "expert")]
+    if "mlp_act" in absent and "e*.mlp_pre" in parts:
+        absent.remove("mlp_pre")  # where the neurons are, there is what enters their activation
     store = found["value_vectors"][0]
     stored = ("rows" if store["by_row"] else "columns") + (", norm behind" if store["through"] else "")
     exact = "bit for bit" if twin == 0 else "within 2e-6"

@@ -1,8 +1,9 @@
 """`Checkpoint`: a model on disk or on the hub, known by the sha256 of its files, opened as a `HookedModel`.
 
 Any ordinary Hugging Face checkpoint will do: a folder, a hub id `org/name` or `org/name@revision`, or `base+adapter`
-with a PEFT LoRA. Nothing in it is executed: remote code is off and weights must be safetensors (pickled weights can
-run code when they are read, so they are refused), unless the `Opening` says otherwise.
+with a PEFT LoRA; or a guard (`workbench.guard_folder`), which opens as its base with the guard on. Nothing in it is
+executed: remote code is off and weights must be safetensors (pickled weights can run code when they are read, so they
+are refused), unless the `Opening` says otherwise.
 """
 
 import hashlib
@@ -17,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.adapters import vetted_adapter
-from workbench.checkpoint_files import BESIDE, Place, locate, vetted_weights
+from workbench.checkpoint_files import BESIDE, Place, is_folder, locate, vetted_weights
 from workbench.errors import BadInput
+from workbench.guard_folder import GuardFiles, guard_in
 from workbench.opening import Opening
 
 if TYPE_CHECKING:
@@ -48,17 +50,23 @@ class Checkpoint:
     _adapter: Place | None = field(init=False, repr=False, compare=False)
     _weights: list[Path] = field(init=False, repr=False, compare=False)
     _added: list[Path] = field(init=False, repr=False, compare=False)
+    guard: GuardFiles | None = field(init=False, repr=False, compare=False)
+    """The guard it wears when it is opened; None for an ordinary checkpoint."""
 
     def __post_init__(self) -> None:
-        base, adapter = locate(self.path, self.opening)
+        guard = _guard_at(self.path)
+        base, adapter = locate(self.path if guard is None else guard.base, self.opening)
         weights = vetted_weights(base, self.opening)
         added = [] if adapter is None else vetted_adapter(adapter, self.opening)
         plain = adapter is None and base.repo is None
         name = base.name if adapter is None else f"{base.name}+{adapter.name}"
         address = base.address if adapter is None else f"{base.address}+{adapter.address}"
+        if guard is not None:
+            plain, address, name = False, str(guard.folder), guard.folder.name
         for field_name, value in (
             ("path", base.folder if plain else address),
             ("name", self.name or name),
+            ("guard", guard),
             ("_base", base),
             ("_adapter", adapter),
             ("_weights", weights),
@@ -92,6 +100,7 @@ class Checkpoint:
         patterns = (*BESIDE, *(("*.py",) if self.opening.trust_remote_code else ()))
         beside = {file for pattern in patterns for file in self.folder.glob(pattern) if file.is_file()}
         files = {file.name: file for file in {*beside, *self._weights}} | {f"adapter/{f.name}": f for f in self._added}
+        files |= {f"guard/{file.name}": file for file in (self.guard.files if self.guard else ())}
         return {name: file_digest(file) for name, file in sorted(files.items())}
 
     @cached_property
@@ -149,7 +158,32 @@ class Checkpoint:
         with quiet_transformers():
             hf = load(self._base, self._weights, self._adapter, opening)
         require_room(tokenizer, hf, self.address)
-        return HookedModel(hf, tokenizer, name=self.name, digest=self.digest, folder=self.folder, check=check)
+        guard = self.guard
+        digest = self.digest if guard is None else self._below().digest
+        model = HookedModel(hf, tokenizer, name=self.name, digest=digest, folder=self.folder, check=check)
+        if guard is not None:
+            model.stays.enter_context(guard.edit().on(model))
+        return model
+
+    def _below(self) -> "Checkpoint":
+        """What the guard was made for.
+
+        Raises:
+            BadInput: when something else lies there now.
+        """
+        assert self.guard is not None
+        found = Checkpoint(self.guard.base, opening=self.opening)
+        if found.digest != self.guard.base_digest:
+            raise BadInput(
+                f"The guard {str(self.guard.folder)!r} was made for a model with sha256 {self.guard.base_digest[:12]}, "
+                f"but {self.guard.base} has {found.digest[:12]}: put the old model back, or make the guard again"
+            )
+        return found
+
+
+def _guard_at(given: Path | str) -> GuardFiles | None:
+    """The guard in a folder that is named; None for anything else."""
+    return guard_in(Path(given).expanduser()) if isinstance(given, Path) or is_folder(given) else None
 
 
 def save_checkpoint(model: "workbench.model.HookedModel", out: Path) -> Checkpoint:

@@ -24,12 +24,15 @@ from torch import Tensor
 from workbench.changes import Change, kept
 from workbench.checkpoint import Checkpoint
 from workbench.errors import BadInput
+from workbench.guards import Worn
 from workbench.model import HookedModel
 from workbench.operators import OPERATORS, Operator
 from workbench.receipts import edited, parameter_of, receipt_rows
 from workbench.sites import Site
+from workbench.speech import Speech
 from workbench.store import write_atomically, write_json
 from workbench.trace import beside
+from workbench.triggers import Trigger
 
 __all__ = [
     "OPERATORS",
@@ -197,19 +200,31 @@ def fit_weights(
 
 @dataclass(frozen=True)
 class HookEdit(Edit):
-    """Operators at sites while the model runs. The weights are untouched: dropping the hook brings everything back."""
+    """A guard: operators at sites while the model runs, and what becomes of its logits.
 
-    operators: Mapping[Site, Operator] = field(kw_only=True)
+    The weights are untouched: dropping the hook brings everything back.
+    """
+
+    operators: Mapping[Site, Operator] = field(default_factory=dict, kw_only=True)
     """Site -> operator."""
+    trigger: Trigger | None = field(default=None, kw_only=True)
+    """Which prompts it acts on; None for all."""
+    speech: Speech | None = field(default=None, kw_only=True)
+    """What becomes of the next-token logits."""
     kind: ClassVar[str] = "hooks"
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything numeric, by name."""
-        return {f"{site}|{key}": tensor for site, op in self.operators.items() for key, tensor in op.stored().items()}
+        found = {f"{site}|{key}": tensor for site, op in self.operators.items() for key, tensor in op.stored().items()}
+        for part, given in (("trigger", self.trigger), ("speech", self.speech)):
+            found |= {f"{part}|{key}": tensor for key, tensor in (given.tensors.items() if given else ())}
+        return found
 
     def words(self) -> dict[str, Any]:
         """Everything else, in JSON form."""
-        return {"operators": {str(site): op.words() for site, op in self.operators.items()}}
+        words: dict[str, Any] = {"operators": {str(site): op.words() for site, op in self.operators.items()}}
+        parts = {"trigger": self.trigger, "speech": self.speech}
+        return words | {part: given.words() for part, given in parts.items() if given}
 
     @contextlib.contextmanager
     def on(self, model: HookedModel) -> Iterator[None]:
@@ -224,7 +239,9 @@ class HookEdit(Edit):
             _require_width(model, site, operator)
         here = {site: operator.ready(model.hf.dtype, model.device) for site, operator in self.operators.items()}
         standing = [(site, _single(op) if _is_entry(site) else op) for site, op in here.items()]
-        with model.wearing(self.digest, standing=standing):
+        if self.trigger:
+            model.tap(self.trigger.site)
+        with model.wearing(self.digest, Worn(self.trigger, standing, self.speech, self.digest)):
             yield
 
 
@@ -306,11 +323,15 @@ def _weights(head: tuple[str, dict[str, Any]], words: dict[str, Any], numbers: d
 
 
 def _hooks(head: tuple[str, dict[str, Any]], words: dict[str, Any], numbers: dict[str, Tensor]) -> Edit:
-    operators = {}
-    for text, said in words["words"]["operators"].items():
-        own = {key.removeprefix(f"{text}|"): t for key, t in numbers.items() if key.startswith(f"{text}|")}
-        operators[Site.parse(text)] = Operator.rebuilt(said, own)
-    return HookEdit(*head, notes=words["notes"], operators=operators)
+    said = words["words"]
+    operators = {Site.parse(t): Operator.rebuilt(w, _under(t, numbers)) for t, w in said["operators"].items()}
+    trigger = Trigger.rebuilt(said["trigger"], _under("trigger", numbers)) if "trigger" in said else None
+    speech = Speech.rebuilt(said["speech"], _under("speech", numbers)) if "speech" in said else None
+    return HookEdit(*head, notes=words["notes"], operators=operators, trigger=trigger, speech=speech)
+
+
+def _under(part: str, numbers: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(f"{part}|"): t for key, t in numbers.items() if key.startswith(f"{part}|")}
 
 
 def _prompt(head: tuple[str, dict[str, Any]], words: dict[str, Any], _: dict[str, Tensor]) -> Edit:

@@ -118,6 +118,8 @@ class Role(Frozen):
     """sha256 of its files."""
     path: str = ""
     """Where it lay."""
+    guard: str = ""
+    """The method of the guard it wears; empty for a model whose weights are all there is to it."""
 
 
 class AuditReport(Frozen):

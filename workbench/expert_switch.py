@@ -73,4 +73,4 @@ def switched(model: "HookedModel", factors: Mapping[int, Float[Tensor, "row expe
 
 def can_start_late(model: "HookedModel") -> bool:
     """Whether a pass from the middle (`Start`) is the same as a whole one: proven by the tests, and no hook edit on."""
-    return type(model.hf).__name__ in TESTED and not (model.whole_passes or model.standing)
+    return type(model.hf).__name__ in TESTED and not (model.whole_passes or model.guards)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -88,6 +89,23 @@ class Within:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A change of a site that is some entries of a boundary's last axis; a mere reading leaves every bit."""
+
+    start: int
+    stop: int
+    change: Rewrite
+
+    def __call__(self, value: Tensor) -> Tensor:
+        """The boundary's value after the change."""
+        given = value[..., self.start : self.stop]
+        changed = self.change(given)
+        if changed is given and not torch.is_grad_enabled():  # with a graph, what is read must be part of it
+            return value
+        return torch.cat([value[..., : self.start], changed, value[..., self.stop :]], dim=-1)
+
+
+@dataclass(frozen=True)
 class Folded:
     """Inside a mixture of experts the tokens of a batch are one list; the change sees (row, pos, width) even so."""
 
@@ -100,7 +118,9 @@ class Folded:
             return self.change(value)
         folded = value.view(*self.shape, -1)
         changed = self.change(folded)
-        return value if changed is folded else changed.view_as(value)
+        if changed is folded and not torch.is_grad_enabled():  # with a graph, what is read must be part of it
+            return value
+        return changed.view_as(value)
 
 
 @dataclass(frozen=True)
@@ -137,7 +157,8 @@ class _Hook:
 @contextlib.contextmanager
 def hooked(root: nn.Module, tap: Tap, change: Rewrite) -> Iterator[None]:
     """Rewrite the value at a module boundary of `root` while the block runs."""
-    hook = _Hook(change if tap.scale == 1 else Scaled(tap.scale, change))
+    change = change if tap.scale == 1 else Scaled(tap.scale, change)
+    hook = _Hook(change if tap.entries is None else Part(*tap.entries, change))
     module = root.get_submodule(tap.path)
     if tap.side == "in":
         handle = module.register_forward_pre_hook(hook.on_input, with_kwargs=True)

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from workbench.concepts import Fact, FactSet
 from workbench.errors import BadInput
+from workbench.guards import Worn
 from workbench.hooks import Rewrite
 from workbench.model_decoder import Decoder, gain_of
 from workbench.model_experts import Routing, routing_of
@@ -72,7 +73,8 @@ class HookedModel(Places):
         self.lens, self.anatomy, self.read_only = _understand(hf, tokenizer)
         self.taps = dict(self.anatomy.taps)
         self.withheld: dict[str, str] = {}
-        self.standing: list[tuple[Site, Rewrite]] = []
+        self.guards: list[Worn] = []
+        self.stays = contextlib.ExitStack()
         self._worn: list[str] = []
         self.prompt_template = "{prompt}"
         if check:
@@ -90,6 +92,7 @@ class HookedModel(Places):
 
     def close(self) -> None:
         """Drop the weights; the object is of no use afterwards."""
+        self.stays.close()
         for name in ("hf", "lens", "decoder"):
             self.__dict__.pop(name, None)
 
@@ -239,6 +242,7 @@ class HookedModel(Places):
         start: Start | None = None,
         prefix: Prefix | None = None,
         remember: bool = False,
+        stop: int | None = None,
     ) -> Run:
         """One forward pass.
 
@@ -251,12 +255,22 @@ class HookedModel(Places):
             start: a block to begin at and what enters it; the blocks below are left out.
             prefix: tokens that all rows begin with and that are not computed again.
             remember: whether to return the keys and values of the tokens (`Run.memory`).
+            stop: a block to end before: it and those above hand on what they get, so sites below cost less to read.
 
         Raises:
             BadInput: for a site this architecture does not have, or one that can only be read.
         """
         return run(
-            self, batch, read, rewrite or {}, logits=logits, grad=grad, start=start, prefix=prefix, remember=remember
+            self,
+            batch,
+            read,
+            rewrite or {},
+            logits=logits,
+            grad=grad,
+            start=start,
+            prefix=prefix,
+            remember=remember,
+            stop=stop,
         )
 
     @torch.no_grad()
@@ -276,17 +290,26 @@ class HookedModel(Places):
     # ---- edits
 
     @contextlib.contextmanager
-    def wearing(
-        self, digest: str, standing: Sequence[tuple[Site, Rewrite]] = (), template: str | None = None
-    ) -> Iterator[None]:
-        """Record that an edit is on, with the rewrites and the prompt template it brings. Used by `workbench.edits`."""
-        before = (list(self.standing), list(self._worn), self.prompt_template)
-        self.standing, self._worn = [*self.standing, *standing], [*self._worn, digest]
+    def bare(self) -> Iterator[None]:
+        """The model without the guards it wears, as somebody has it who has the weights."""
+        before = (self.guards, self._worn)
+        dropped = {guard.digest for guard in self.guards}
+        self.guards, self._worn = [], [digest for digest in self._worn if digest not in dropped]
+        try:
+            yield
+        finally:
+            self.guards, self._worn = before
+
+    @contextlib.contextmanager
+    def wearing(self, digest: str, guard: Worn | None = None, template: str | None = None) -> Iterator[None]:
+        """Record that an edit is on, with the guard or the prompt template it brings. Used by `workbench.edits`."""
+        before = (list(self.guards), list(self._worn), self.prompt_template)
+        self.guards, self._worn = [*self.guards, *([guard] if guard else ())], [*self._worn, digest]
         self.prompt_template = template or self.prompt_template
         try:
             yield
         finally:
-            self.standing, self._worn, self.prompt_template = before
+            self.guards, self._worn, self.prompt_template = before
 
 
 def weights_digest(hf: PreTrainedModel) -> str:

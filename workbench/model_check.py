@@ -10,7 +10,8 @@ right ones, nor that its tokenizer is the one it was trained with.
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -20,7 +21,8 @@ from workbench.architectures import TESTED
 from workbench.errors import BadInput
 from workbench.hooks import READ_ONLY, Keep, Rewrite, hooked, put
 from workbench.model import HookedModel
-from workbench.model_sites import Tap
+from workbench.model_experts import gates
+from workbench.model_sites import Tap, activation_of
 from workbench.sites import Site
 from workbench.tokens import Batch, pad
 
@@ -42,7 +44,8 @@ class Check:
     passed: bool
     """Whether it holds."""
     vouches_for: tuple[str, ...] = ()
-    """What is withheld when it fails: texts of sites, `decode`, `L3 value vectors`, `twin`; empty: the whole model."""
+    """What is withheld when it fails: texts of sites (`L3.e*.mlp_pre` for those of all experts), `decode`,
+    `L3 value vectors`, `twin`; empty: the whole model."""
 
 
 def probe_batch(model: HookedModel) -> Batch:
@@ -68,6 +71,7 @@ def check(model: HookedModel, full: bool = False) -> list[Check]:
     ]
     for layer in range(model.n_layers):
         found += _sums(model, acts, layer, batch)
+        found += _gates(model, acts, behind, layer, batch)
         found += _value_vectors(model, acts, behind, layer, batch)
     if not model.read_only:
         found += [_identity(model, batch, outside), _matters(model, batch, outside)]
@@ -102,7 +106,7 @@ def withhold(model: HookedModel, failed: Check) -> None:
         model.withheld[what] = f"its self-check failed: {failed.name} (deviation {failed.deviation:.2g})"
         if what == "twin":
             model.lens = None
-        elif not what.endswith("value vectors") and what != "decode":
+        elif not what.endswith("value vectors") and what != "decode" and "*" not in what:
             model.taps.pop(Site.parse(what), None)
 
 
@@ -131,17 +135,22 @@ def active_experts(model: HookedModel, batch: Batch) -> list[Site]:
 
 def writable(model: HookedModel, batch: Batch) -> list[Site]:
     """Every site that can be rewritten, with one expert of each mixture layer."""
-    return [site for site in model.taps if site.part not in READ_ONLY] + active_experts(model, batch)
+    experts = active_experts(model, batch)
+    before = [replace(s, part="mlp_pre") for s in experts if s.layer is not None and not model.why_no_gates(s.layer)]
+    return [site for site in model.taps if site.part not in READ_ONLY] + experts + before
 
 
 def _read(model: HookedModel, batch: Batch, sites: list[Site]) -> tuple[dict[Site, Tensor], dict[str, Tensor]]:
-    """Values at the sites, and outputs of the MLPs and experts themselves, before any norm behind them."""
+    """Values at the sites; outputs of MLPs and experts, before any norm behind them; what enters the activations."""
     outputs: dict[Site, Tensor] = {}
-    paths = {Site(layer, "mlp_out"): path for layer, path in model.anatomy.mlps.items()}
-    paths |= {Site(layer, "expert"): mixture.experts for layer, mixture in model.anatomy.mixtures.items()}
+    there = {Site(layer, "mlp_out"): Tap(path, "out") for layer, path in model.anatomy.mlps.items()}
+    there |= {Site(layer, "expert"): Tap(mixture.experts, "out") for layer, mixture in model.anatomy.mixtures.items()}
+    for act in (site for site in sites if site.part == "mlp_act"):
+        if path := activation_of(model.hf, model.tap(act)):
+            there[replace(act, part="mlp_pre")] = Tap(path, "in")
     with ExitStack() as hooks:
-        for site, path in paths.items():
-            hooks.enter_context(hooked(model.hf, Tap(path, "out"), Keep(outputs, site)))
+        for site, tap in there.items():
+            hooks.enter_context(hooked(model.hf, tap, Keep(outputs, site)))
         acts = model.run(batch, read=sites).acts
     return acts, {str(site): value for site, value in outputs.items()}
 
@@ -187,6 +196,38 @@ def _sums(model: HookedModel, acts: Mapping[Site, Tensor], layer: int, batch: Ba
     if attention is not None and mlp is not None:
         name = f"layer {layer}: residual, attention and MLP sum to the next residual"
         yield equal(model, name, pre + attention + mlp, post, batch, (f"L{layer}.attn_out", f"L{layer}.mlp_out"))
+
+
+def _gates(
+    model: HookedModel, acts: Mapping[Site, Tensor], behind: Mapping[str, Tensor], layer: int, batch: Batch
+) -> Iterator[Check]:
+    """`mlp_pre` is what enters the activation function: seen there in an MLP, by its effect in routed experts."""
+    site, mixture = Site(layer, "mlp_pre"), model.anatomy.mixtures.get(layer)
+    name = f"layer {layer}: what enters the activation is read before it"
+    if site in acts and str(site) in behind:
+        seen = behind[str(site)].reshape(*batch.ids.shape, -1)
+        yield equal(model, name, acts[site], seen, batch, (str(site),))
+    if mixture and mixture.layout:
+        yield _told_apart(model, layer, model.hf.get_submodule(mixture.experts))
+
+
+def _told_apart(model: HookedModel, layer: int, experts: Any) -> Check:
+    """Each neuron follows its own gate only, not in a straight line, and the rest in a straight line.
+
+    So the gates are recognised without knowing the activation function: what multiplies it moves the neuron linearly.
+    """
+    width = model.width(Site(layer, "mlp_pre", None, 0))
+    low = torch.randn(2, 2 * width, generator=torch.Generator().manual_seed(0)).to(model.device, torch.float64)
+    step, other = torch.zeros_like(low), torch.zeros_like(low)
+    gates(experts, step)[:, ::2] = 1.0
+    other.fill_(1.0)
+    gates(experts, other).zero_()
+    at = [experts._apply_gate(low + move) for move in (-step, 0 * step, step, -other, 0 * other, other)]
+    bend = (at[0] + at[2] - 2 * at[1]).abs()
+    straight = (at[3] + at[5] - 2 * at[4]).abs()
+    off = max(float(straight.max()), float(bend[:, 1::2].max())) / max(float(bend[:, ::2].mean()), 1e-9)
+    name = f"layer {layer}: an expert's gates are told from the rest"
+    return Check(name, off, off <= TOLERANCE[torch.float32], (f"L{layer}.e*.mlp_pre",))
 
 
 def _value_vectors(

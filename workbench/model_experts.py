@@ -2,11 +2,13 @@
 
 transformers keeps all experts of a layer in fused tensors and computes them in one kernel, so an expert's neurons are
 no module boundary. The kernel does call `_apply_gate` once, on the chosen (token, expert) pairs sorted by expert; its
-result is those neurons. `tapped` wraps that call on one layer and spreads the pairs back over (row, position). The
-kernel itself stays the library's own, so a reading changes no bit.
+result is those neurons; what it is given are their gates and the rest, in a layout that the module names. `tapped`
+wraps that call on one layer and spreads the pairs back over (row, position). The kernel itself stays the library's
+own, so a reading changes no bit.
 
-Read it as: the value at `L2.e5.mlp_act` is the coefficient of expert 5's value vectors *before* the routing weight, and
-0 where the token was not sent there (the expert adds nothing there). A rewrite acts only where the token was sent.
+Read it as: the value at `L2.e5.mlp_act` is the coefficient of expert 5's value vectors *before* the routing weight, at
+`L2.e5.mlp_pre` what enters its activation function (before any clamp); both are 0 where the token was not sent there
+(the expert adds nothing there). A rewrite acts only where the token was sent.
 Does not show: what an expert would have said about tokens it did not get.
 Source: `transformers.integrations.moe` (5.20 to 5.23); nnsight, which reaches the same place, is the test's witness.
 """
@@ -14,6 +16,7 @@ Source: `transformers.integrations.moe` (5.20 to 5.23); nnsight, which reaches t
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +29,9 @@ from workbench.tokens import Batch
 
 if TYPE_CHECKING:
     from workbench.model import HookedModel
+
+Changes = Mapping[int, Callable[[Tensor], Tensor]]
+"""Expert -> what becomes of its values, (row, pos, neuron)."""
 
 SORTED_KERNEL = "grouped_mm"
 """The implementation of the experts in which `_apply_gate` sees the pairs sorted by expert."""
@@ -50,6 +56,8 @@ class Mixture:
     """Number of routed experts."""
     fused: bool
     """Whether they are fused tensors that take (tokens, chosen, weights): only then can their neurons be read."""
+    layout: bool = False
+    """Whether they say how gates and the rest are laid out: only then can what enters the activation be read."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +81,14 @@ def mixture_of(hf: nn.Module, path: str) -> Mixture | None:
     router = next((name for name in ROUTER_NAMES if isinstance(getattr(block, name, None), nn.Module)), None)
     fused = all(hasattr(experts, name) for name in ("gate_up_proj", "down_proj", "_apply_gate", "num_experts"))
     count = experts.num_experts if hasattr(experts, "num_experts") else len(list(experts.children()))
-    return Mixture(
-        path, f"{path}.experts", router and f"{path}.{router}", _shared(block, path), count, fused and experts.has_gate
-    )
+    fused = bool(fused and experts.has_gate)
+    shared, layout = _shared(block, path), fused and hasattr(experts, "is_concatenated")
+    return Mixture(path, f"{path}.experts", router and f"{path}.{router}", shared, count, fused, layout)
+
+
+def gates(experts: Any, pre: Float[Tensor, "*any both"]) -> Float[Tensor, "*any neuron"]:
+    """The gates, a view, among all that enters the activation of some experts: one half, or every second entry."""
+    return pre[..., : pre.shape[-1] // 2] if experts.is_concatenated else pre[..., ::2]
 
 
 def _shared(block: nn.Module, path: str) -> str | None:
@@ -125,13 +138,16 @@ def routing_of(model: "HookedModel", batch: Batch, layers: Sequence[int]) -> dic
 
 
 @contextlib.contextmanager
-def tapped(experts: Any, shape: tuple[int, int], changes: Mapping[int, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+def tapped(
+    experts: Any, shape: tuple[int, int], changes: Changes, before: Changes = MappingProxyType({})
+) -> Iterator[None]:
     """Rewrite the neurons of some experts of one layer while the block runs.
 
     Args:
         experts: the fused experts module.
         shape: rows and positions of the batch.
         changes: expert -> what becomes of its neurons, (row, pos, neuron); called also when no token is sent there.
+        before: expert -> what becomes of what enters its activation function, in the same shape.
 
     Raises:
         RunError: when the kernel ran without passing by the tap.
@@ -147,19 +163,15 @@ def tapped(experts: Any, shape: tuple[int, int], changes: Mapping[int, Callable[
     def gate(pre: Tensor) -> Tensor:
         nonlocal fired
         fired = True
-        acts = original(pre)
-        expert_of, token_of = pairs[0]
-        for expert, change in changes.items():
-            here = (expert_of == expert).nonzero()[:, 0]
-            tokens = token_of[here]
-            spread = acts.new_zeros(shape[0] * shape[1], acts.shape[-1]).index_copy(0, tokens, acts[here])
-            value = spread.view(*shape, -1)
-            changed = change(value)
-            if changed is not value or torch.is_grad_enabled():  # a value that is read is then part of the graph
-                acts = acts.index_copy(0, here, changed.reshape(-1, acts.shape[-1])[tokens])
-        return acts
+        if before:
+            given = gates(experts, pre)
+            changed = _changed(given, pairs[0], shape, before)
+            if changed is not given:
+                pre = pre.clone()
+                gates(experts, pre)[...] = changed
+        return _changed(original(pre), pairs[0], shape, changes)
 
-    before = experts.config._experts_implementation
+    implementation = experts.config._experts_implementation
     experts.config._experts_implementation = SORTED_KERNEL
     experts._apply_gate = gate
     try:
@@ -172,4 +184,20 @@ def tapped(experts: Any, shape: tuple[int, int], changes: Mapping[int, Callable[
             )
     finally:
         del experts._apply_gate
-        experts.config._experts_implementation = before
+        experts.config._experts_implementation = implementation
+
+
+def _changed(
+    values: Float[Tensor, "pair neuron"], pairs: tuple[Tensor, Tensor], shape: tuple[int, int], changes: Changes
+) -> Float[Tensor, "pair neuron"]:
+    """What becomes of values of (expert, token) pairs, sorted by expert, when some experts are changed."""
+    expert_of, token_of = pairs
+    for expert, change in changes.items():
+        here = (expert_of == expert).nonzero()[:, 0]
+        tokens = token_of[here]
+        spread = values.new_zeros(shape[0] * shape[1], values.shape[-1]).index_copy(0, tokens, values[here])
+        value = spread.view(*shape, -1)
+        changed = change(value)
+        if changed is not value or torch.is_grad_enabled():  # a value that is read is then part of the graph
+            values = values.index_copy(0, here, changed.reshape(-1, values.shape[-1])[tokens])
+    return values

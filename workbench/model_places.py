@@ -3,7 +3,7 @@
 from workbench.errors import BadInput
 from workbench.hooks import READ_ONLY
 from workbench.model_sites import Tap
-from workbench.sites import Site
+from workbench.sites import NEURON_PARTS, Site
 from workbench.value_vectors import Neurons
 
 
@@ -22,7 +22,10 @@ class Places(Neurons):
         if site.expert is not None and site.layer is not None:
             mixture = self.anatomy.mixtures.get(site.layer)
             if mixture and mixture.fused and site.expert < mixture.n_experts:
-                return Tap(mixture.experts, "expert", expert=site.expert)
+                if site.part == "mlp_act":
+                    return Tap(mixture.experts, "expert", expert=site.expert)
+                if not self.why_no_gates(site.layer):
+                    return Tap(mixture.experts, "gate", expert=site.expert)
         tap = self.taps.get(site.whole)
         if tap is None:
             raise BadInput(f"{self.name} ({type(self.hf).__name__}) has no site {site}: {self._instead_of(site)}")
@@ -33,11 +36,27 @@ class Places(Neurons):
         if str(site.whole) in self.withheld:
             return self.withheld[str(site.whole)]
         mixture = None if site.layer is None else self.anatomy.mixtures.get(site.layer)
-        if mixture and site.part == "mlp_act" and mixture.fused:
-            last = f"L{site.layer}.e{mixture.n_experts - 1}.mlp_act"
-            return f"layer {site.layer} is a mixture of experts, its neurons are L{site.layer}.e0.mlp_act to {last}"
+        if site.layer is not None and mixture and site.part in NEURON_PARTS and mixture.fused:
+            if site.part == "mlp_pre" and (why := self.why_no_gates(site.layer)):
+                return why
+            last = f"L{site.layer}.e{mixture.n_experts - 1}.{site.part}"
+            return f"layer {site.layer} is a mixture of experts, its neurons are L{site.layer}.e0.{site.part} to {last}"
         parts = sorted({s.part for s in self.taps if s.layer == site.layer})
         return f"layer {site.layer} has {', '.join(parts)}" if parts else f"there are layers 0 to {self.n_layers - 1}"
+
+    def gate_sites(self) -> list[Site]:
+        """What enters the activations, whole, in reading order: of MLPs, of shared experts, of each routed expert."""
+        found = [site for site in self.taps if site.part == "mlp_pre"]
+        for layer, mixture in self.anatomy.mixtures.items():
+            if mixture.fused and not self.why_no_gates(layer):
+                found += [Site(layer, "mlp_pre", None, expert) for expert in range(mixture.n_experts)]
+        return sorted(found, key=_reading_order)
+
+    def why_no_gates(self, layer: int) -> str:
+        """Why what enters the activation of a layer's routed experts cannot be told; empty when it can."""
+        if not self.anatomy.mixtures[layer].layout:
+            return "the experts do not say which half of what enters their activation the gates are"
+        return self.withheld.get(f"L{layer}.e*.mlp_pre", "")
 
     def span(self, site: Site) -> tuple[int, int] | None:
         """The entries of the last axis that an indexed site is: one for a neuron, d_head for a head; None for all.
@@ -61,12 +80,23 @@ class Places(Neurons):
         tap = self.tap(site.whole)
         if site.part == "mlp_act":
             return next(rows.shape[0] for mlp, rows in self.mlps() if mlp == site.whole)
+        if site.part == "mlp_pre":
+            return self._gates_at(tap)
         if site.part == "router" and site.layer is not None:
             return self.anatomy.mixtures[site.layer].n_experts
         if site.part == "head":
             out = self.hf.get_submodule(tap.path)
             return int(out.weight.shape[0 if type(out).__name__ == "Conv1D" else 1])
         return self.d_model
+
+    def _gates_at(self, tap: Tap) -> int:
+        """How many neurons have what enters their activation function at a place."""
+        module = self.hf.get_submodule(tap.path)
+        if tap.side == "gate":
+            return int(module.down_proj.shape[-2 if module.is_transposed else -1])
+        if tap.entries is not None:
+            return tap.entries[1] - tap.entries[0]
+        return int(module.weight.shape[1 if type(module).__name__ == "Conv1D" else 0])
 
     def require_writable(self, site: Site) -> None:
         """Refuse a rewrite that would not do what it says.
@@ -78,3 +108,7 @@ class Places(Neurons):
             raise BadInput(f"{self.name} ({type(self.hf).__name__}) can only be read: {self.read_only}")
         if site.part in READ_ONLY:
             raise BadInput(f"{site} can be read but not rewritten: {READ_ONLY[site.part]}")
+
+
+def _reading_order(site: Site) -> tuple[int, int]:
+    return site.layer or 0, -1 if site.expert is None else site.expert

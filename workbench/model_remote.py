@@ -90,6 +90,7 @@ class RemoteModel(HookedModel):
         start: Start | None = None,
         prefix: Prefix | None = None,
         remember: bool = False,
+        stop: int | None = None,  # noqa: ARG002  (would only save work there)
     ) -> Run:
         """One forward pass on the deployment; arguments and shapes as `HookedModel.run`.
 

@@ -69,6 +69,10 @@ def itinerary(
     stops: list[tuple[Any, Step]] = []
     for site in dict.fromkeys([*changes, *(site.whole for site in read)]):
         tap = model.tap(site)
+        if tap.side == "gate" or tap.entries is not None:
+            raise BadInput(
+                f"{site} has no module boundary of its own and is not read on a deployment: open the model here"
+            )
         stops.append((site, (tap.path, tap.side, tap.expert, tap.scale, changes.get(site, []), site in wanted)))
     for layer in routing:
         stops.append((("routing", layer), (model.anatomy.mixtures[layer].experts, "routing", None, 1.0, [], True)))

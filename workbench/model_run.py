@@ -5,7 +5,7 @@ blocks below `Start.layer`, whose output is given, and the tokens of a `Prefix`,
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
+from workbench.errors import BadInput
+from workbench.guards import spoken
 from workbench.hooks import Chain, Folded, Keep, Rewrite, Within, hooked
 from workbench.model_experts import tapped
 from workbench.sites import Site
@@ -73,26 +75,43 @@ def run(
     start: Start | None,
     prefix: Prefix | None,
     remember: bool,
+    stop: int | None = None,
 ) -> Run:
     """One forward pass; arguments are those of `HookedModel.run`."""
     acts: dict[Site, Tensor] = {}
     shape = (len(batch.ids), batch.ids.shape[1])
+    if model.guards and (start is not None or prefix is not None):
+        raise BadInput(f"{model.name} wears a guard, which must see whole rows: leave out `start` and `prefix`")
     with ExitStack() as hooks, torch.set_grad_enabled(grad):
+        if stop is not None:
+            hooks.enter_context(handing_on(model, range(stop, model.n_layers)))
         if start is not None:
             hooks.enter_context(_from(model, start))
-        inside: dict[int, dict[int, Rewrite]] = {}
-        for site, change in _changes(model, read, rewrite, acts, shape).items():
+        inside: dict[int, dict[str, dict[int, Rewrite]]] = {}
+        for site, change in _changes(model, batch, read, rewrite, acts, shape).items():
             tap = model.tap(site)
             if tap.expert is None:
                 hooks.enter_context(hooked(model.hf, tap, change))
             elif site.layer is not None:
-                inside.setdefault(site.layer, {})[tap.expert] = change
+                inside.setdefault(site.layer, {"expert": {}, "gate": {}})[tap.side][tap.expert] = change
         for layer, changes in inside.items():
             experts = model.hf.get_submodule(model.anatomy.mixtures[layer].experts)
-            hooks.enter_context(tapped(experts, shape, changes))
+            hooks.enter_context(tapped(experts, shape, changes["expert"], changes["gate"]))
         out = model.hf(**_inputs(model, batch, prefix, remember), **_kept(logits))
     chosen = {site: _slice(model, site, acts[site.whole]) for site in read}
-    return Run(None if logits is False else out.logits, chosen, out.past_key_values if remember else None)
+    said = None if logits is False else _said(model, batch, out.logits, logits)
+    return Run(said, chosen, out.past_key_values if remember else None)
+
+
+def _said(model: "HookedModel", batch: Batch, given: Tensor, kept: bool | int | Tensor) -> Tensor:
+    """The logits that were asked for, as the guards that are on let them be said."""
+    if not any(guard.speech for guard in model.guards):
+        return given
+    rows, length = batch.ids.shape
+    last = torch.arange(length)
+    positions = last if kept is True else kept.cpu() if isinstance(kept, Tensor) else last[-int(kept) :]
+    row, position = torch.arange(rows).repeat_interleave(len(positions)), positions.repeat(rows)
+    return spoken(model, batch, given.flatten(0, 1), row, position).view_as(given)
 
 
 def _kept(logits: bool | int | Tensor) -> dict[str, Any]:
@@ -116,6 +135,7 @@ def _inputs(model: "HookedModel", batch: Batch, prefix: Prefix | None, remember:
 
 def _changes(
     model: "HookedModel",
+    batch: Batch,
     read: Sequence[Site],
     rewrite: Mapping[Site, Rewrite],
     acts: dict[Site, Tensor],
@@ -123,7 +143,8 @@ def _changes(
 ) -> dict[Site, Rewrite]:
     """Whole site -> what happens there, in order: edits that are on, rewrites, then the reading."""
     changes: dict[Site, list[Rewrite]] = {}
-    for site, change in [*model.standing, *rewrite.items()]:
+    worn = [pair for guard in model.guards for pair in guard.acting(model, batch)]
+    for site, change in [*worn, *rewrite.items()]:
         model.require_writable(site)
         span = model.span(site)
         changes.setdefault(site.whole, []).append(change if span is None else Within(*span, change))
@@ -142,20 +163,26 @@ def _slice(model: "HookedModel", site: Site, value: Tensor) -> Tensor:
 @contextmanager
 def _from(model: "HookedModel", start: Start) -> Iterator[None]:
     """Blocks below the start hand on what they get; what enters the first computed one is put there."""
-    blocks = [model.hf.get_submodule(model.tap(Site(i, "resid_post")).path) for i in range(start.layer)]
     first = model.tap(Site(start.layer, "resid_pre"))
     there = _Given(start.resid.to(next(model.hf.get_submodule(first.path).parameters()).device))
+    with hooked(model.hf, first, there), handing_on(model, range(start.layer)):
+        yield
+
+
+@contextmanager
+def handing_on(model: "HookedModel", layers: Iterable[int]) -> Iterator[None]:
+    """Some blocks compute nothing: they hand on what they get."""
+    blocks = [model.hf.get_submodule(model.tap(Site(i, "resid_post")).path) for i in layers]
     own = [block.__dict__.get("forward") for block in blocks]  # libraries may have put one there
-    with hooked(model.hf, first, there):
-        for block in blocks:
-            block.forward = _hand_on
-        try:
-            yield
-        finally:
-            for block, forward in zip(blocks, own, strict=True):
-                del block.forward
-                if forward is not None:
-                    block.forward = forward
+    for block in blocks:
+        block.forward = _hand_on
+    try:
+        yield
+    finally:
+        for block, forward in zip(blocks, own, strict=True):
+            del block.forward
+            if forward is not None:
+                block.forward = forward
 
 
 @dataclass(frozen=True, eq=False)

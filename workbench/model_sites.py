@@ -30,6 +30,7 @@ HOOK_NAMES = {
     "attn_out": ("hook_attn_out", "attn.hook_out"),
     "mlp_out": ("hook_mlp_out", "mlp.hook_out"),
     "head": ("attn.hook_z", "attn.o.hook_in"),
+    "mlp_pre": ("mlp.hook_pre",),
     "mlp_act": ("mlp.hook_post",),
 }
 """TransformerLens's names, within a block, of each part; the first that is a module boundary counts."""
@@ -41,12 +42,15 @@ class Tap:
 
     path: str
     """Dotted module path."""
-    side: Literal["in", "out", "expert"]
-    """Whether the site is the module's first input, its (first) output, or neurons of one of its experts."""
+    side: Literal["in", "out", "expert", "gate"]
+    """Whether the site is the module's first input, its (first) output, neurons of one of its experts, or what enters
+    their activation function."""
     scale: float = 1.0
     """What the boundary's value is multiplied by to be the site's (Granite's `residual_multiplier`)."""
     expert: int | None = None
     """Which expert, for neurons of one."""
+    entries: tuple[int, int] | None = None
+    """Which entries of the boundary's last axis the site is, first and one past the last; None for all."""
 
 
 def twin_of(hf: PreTrainedModel) -> PreTrainedModel:
@@ -139,12 +143,44 @@ def anatomy_of(hf: PreTrainedModel, lens: Lens) -> Anatomy:
     mixtures = {layer: found for layer, path in mlps.items() if (found := mixture_of(hf, path))}
     for layer, mixture in mixtures.items():
         taps[Site(layer, "mlp_act")] = Tap(mixture.shared, "in") if mixture.shared else None
+        taps[Site(layer, "mlp_pre")] = find(*_shared_pre(hooks, layer)) if mixture.shared else None
         taps[Site(layer, "router")] = Tap(mixture.router, "out") if mixture.router else None
+    for layer in range(lens.bridge.cfg.n_layers):
+        taps[Site(layer, "mlp_pre")] = taps[Site(layer, "mlp_pre")] or _fused_pre(hf, taps[Site(layer, "mlp_act")])
     there = {site: _as_addend(hf, site, taps) for site, tap in taps.items() if tap is not None}
     norm, unembed = find("ln_final.hook_out"), find("unembed.hook_out")
     if unembed is None:
         raise ValueError("TransformerLens names no unembedding")
     return Anatomy(there, mlps, mixtures, norm.path if norm else None, unembed.path)
+
+
+def _shared_pre(hooks: Mapping[str, object], layer: int) -> list[str]:
+    """TransformerLens's names of what enters the activation of the expert that every token passes."""
+    start = f"blocks.{layer}.mlp.shared"
+    return [name for name in hooks if name.startswith(start) and name.endswith(".hook_pre")]
+
+
+def _fused_pre(hf: PreTrainedModel, act: Tap | None) -> Tap | None:
+    """Where one projection makes gates and the rest together: the first half of what it gives (Phi-3).
+
+    Which half the gates are is a guess until the check has compared it with what enters the activation function, so
+    without an activation module there is none.
+    """
+    if act is None or activation_of(hf, act) is None:
+        return None
+    down, path = hf.get_submodule(act.path), act.path.rpartition(".")[0]
+    width = getattr(down, "in_features", 0)
+    for name, child in hf.get_submodule(path).named_children():
+        if width and child is not down and getattr(child, "out_features", None) == 2 * width:
+            return Tap(f"{path}.{name}", "out", entries=(0, width))
+    return None
+
+
+def activation_of(hf: PreTrainedModel, act: Tap) -> str | None:
+    """Path of the activation function of the MLP whose neurons `act` is, when it is a module of its own."""
+    path = act.path.rpartition(".")[0]
+    names = [name for name, _ in hf.get_submodule(path).named_children() if "act" in name]
+    return f"{path}.{names[0]}" if len(names) == 1 else None
 
 
 def _as_addend(hf: PreTrainedModel, site: Site, taps: Mapping[Site, Tap | None]) -> Tap:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from workbench.hooks import READ_ONLY
 from workbench.model import HookedModel
-from workbench.sites import LAYER_PARTS, Site
+from workbench.sites import LAYER_PARTS, NEURON_PARTS, Site
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Row:
     """One kind of site."""
 
     part: str
-    """As in a site's text form; `e*.mlp_act` for the neurons of single experts."""
+    """As in a site's text form; `e*.mlp_act` for the neurons of single experts, `e*.mlp_pre` before the activation."""
     layers: tuple[int, ...]
     """Where it is; empty outside the blocks."""
     place: str
@@ -49,7 +49,7 @@ def site_table(model: HookedModel) -> list[Row]:
     """Every kind of site, in reading order."""
     found: dict[Row, list[int]] = {}
     for site, place in _places(model):
-        part = site.part if site.expert is None else "e*.mlp_act"
+        part = site.part if site.expert is None else f"e*.{site.part}"
         writable = site.part not in READ_ONLY and not model.read_only
         layers = found.setdefault(Row(part, (), place, model.width(site), writable), [])
         layers += [] if site.layer is None else [site.layer]
@@ -58,10 +58,14 @@ def site_table(model: HookedModel) -> list[Row]:
 
 def _places(model: HookedModel) -> Iterator[tuple[Site, str]]:
     for site, tap in model.taps.items():
-        yield site, f"{_starred(tap.path)} {tap.side}put"
+        half = "" if tap.entries is None else f", entries {tap.entries[0]} to {tap.entries[1] - 1}"
+        yield site, f"{_starred(tap.path)} {tap.side}put{half}"
     for layer, mixture in model.anatomy.mixtures.items():
         if mixture.fused:
-            yield Site(layer, "mlp_act", None, 0), f"{_starred(mixture.experts)} kernel, {mixture.n_experts} experts"
+            kernel = f"{_starred(mixture.experts)} kernel, {mixture.n_experts} experts"
+            yield Site(layer, "mlp_act", None, 0), kernel
+            if not model.why_no_gates(layer):
+                yield Site(layer, "mlp_pre", None, 0), f"{kernel}, before the activation"
 
 
 def stores(model: HookedModel) -> list[Store]:
@@ -83,6 +87,8 @@ def lacking(model: HookedModel) -> dict[str, str]:
         found["expert"] = "no layer is a mixture of experts"
     elif closed := [layer for layer, mixture in model.anatomy.mixtures.items() if not mixture.fused]:
         found["e*.mlp_act"] = f"the experts of layers {spans(closed)} are not fused tensors of a kind that is known"
+    elif shut := [why for layer in model.mixture_layers if (why := model.why_no_gates(layer))]:
+        found["e*.mlp_pre"] = shut[0]
     return found | {what: why for what, why in model.withheld.items() if not what.startswith("L")}
 
 
@@ -96,8 +102,8 @@ def _why_lacking(model: HookedModel, part: str) -> str:
         return "attention and MLP read the same state (a parallel block), so there is nothing between them"
     if part == "router" and not model.mixture_layers:
         return "no layer is a mixture of experts"
-    if part == "mlp_act" and model.mixture_layers:
-        return "every neuron lies inside an expert: L0.e0.mlp_act"
+    if part in NEURON_PARTS and model.mixture_layers and "mlp_act" not in there:
+        return f"every neuron lies inside an expert: L0.e0.{part}"
     return "TransformerLens names no module for it"
 
 

@@ -21,8 +21,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from workbench.by_position import add_by_position
 from workbench.errors import BadInput, did_you_mean
-from workbench.sae_features import sae_clamp, sae_scale
+from workbench.neuron_shift import neuron_adjust
+from workbench.sae_features import sae_clamp, sae_clamp_all, sae_project, sae_scale
 
 Value = Float[Tensor, "*any width"]
 
@@ -57,10 +59,14 @@ def clamp(value: Value, ceiling: Tensor | None = None, *, floor: Tensor | None =
 OPERATORS: dict[str, Callable[..., Tensor]] = {
     "project_out": project_out,
     "add": add,
+    "add_by_position": add_by_position,
     "scale": scale,
     "clamp": clamp,
     "sae_clamp": sae_clamp,
+    "sae_clamp_all": sae_clamp_all,
+    "sae_project": sae_project,
     "sae_scale": sae_scale,
+    "neuron_adjust": neuron_adjust,
 }
 """What a hook edit can do: from a value, its main tensor, its named tensors and its options, to the new value."""
 

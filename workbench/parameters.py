@@ -15,6 +15,7 @@ from workbench.sites import Site
 _MODULE = {
     "mlp_out": "mlp",
     "mlp_act": "mlp",
+    "mlp_pre": "mlp",
     "attn_out": "attention",
     "head": "attention",
     "resid_pre": "block",

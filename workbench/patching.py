@@ -109,7 +109,7 @@ def patch_each(
     """
     _require_inside(ids, patches, under, kept)
     # An edit that is on may look at the text so far, which a pass that starts late would not show it.
-    exact = type(model.hf).__name__ in TESTED and not (model.whole_passes or model.standing)
+    exact = type(model.hf).__name__ in TESTED and not (model.whole_passes or model.guards)
     quick = exact if shortcuts is None else shortcuts
     base = _run_base(model, tuple(ids), patches, under) if quick else _Base(tuple(ids), [], [], None)
     if quick:

@@ -19,6 +19,7 @@ from workbench.evidence import LEVELS, AuditReport, Estimate, Evidence
 from workbench.figures import alt_text, forest, ladder, table_of
 from workbench.figures_style import STATUS_LOOKS, number, status_words
 from workbench.figures_verdict import AXES, rungs
+from workbench.guard_folder import WARNING
 from workbench.report_pictures import Key, Picture, RoleTraces, pictures
 from workbench.report_words import (
     AXIS_WORDS,
@@ -70,6 +71,7 @@ def head_of(report: AuditReport) -> dict[str, Any]:
         "next_rung": LEVELS[level + 1] if level + 1 < len(LEVELS) else None,
         "has_reference": "reference" in report.roles,
         "nature": NATURE,
+        "guard": WARNING if (who := report.roles.get("checkpoint")) and who.guard else "",
         "no_reference": NO_REFERENCE,
         "rungs": rungs(report),
         "tally": _tally(report),

@@ -1,18 +1,20 @@
 """Chosen features of a sparse autoencoder (SAE), cut out of it, so that a hook can read and change them alone.
 
 Source: Farrell, Lau and Conmy 2024, "Applying sparse autoencoders to unlearn knowledge in language models",
-https://arxiv.org/abs/2410.19278: where a chosen feature is active it is clamped to a negative constant (`sae_clamp`),
-or scaled (`sae_scale`, factor 0 is their zero ablation, 1 - m their multiplier m).
+https://arxiv.org/abs/2410.19278: where a chosen feature is active it is clamped to a negative constant (`sae_clamp`;
+`beside` is their control, which clamps another feature there), or scaled (`sae_scale`, factor 0 is their zero ablation,
+1 - m their multiplier m), or its decoder direction is removed (`sae_project`). `sae_clamp_all` is the clamp of Muhamed
+et al. 2025, https://arxiv.org/abs/2504.08192: where any chosen feature is active, all are clamped.
 
 Only the difference is added, value + sum over features of (new - old activation) * decoder row, which is what splicing
 the SAE in and keeping its error term comes to: what the SAE does not explain stays as it was.
 Read it as: `found = feature_slice(sae, [3, 17])` (`workbench.saes`), then
-`Operator("sae_clamp", targets, **found.given)`.
-Does not show: that the features mean what their label says; and SAEs often misfire on the first token, which is
-clamped like any other.
+`Operator("sae_clamp", targets, **found.given)`. SAEs often misfire on the first token: with the option `lead` the first
+tokens of a row are left as they are.
+Does not show: that the features mean what their label says.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,6 +23,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 Kind = Literal["relu", "jumprelu", "gated", "topk"]
+PER_FEATURE = {"encoder", "bias", "threshold", "gain", "gate_bias", "norm"}
+"""Tensors whose last axis is features."""
 Value = Float[Tensor, "*any width"]
 
 
@@ -42,10 +46,27 @@ class FeatureSlice:
         """Keyword arguments of an `Operator` on these features."""
         return {"tensors": dict(self.tensors), "options": {"kind": self.kind, **self.options}}
 
+    @property
+    def encoding(self) -> dict[str, Any]:
+        """Tensors by which an activation is computed: all but the decoder."""
+        return {name: tensor for name, tensor in self.tensors.items() if name != "decoder"}
+
     def activations(self, value: Value) -> Float[Tensor, "*any feature"]:
         """Activation of every chosen feature, the same numbers as the SAE's own `encode`."""
-        needed: dict[str, Any] = {name: tensor for name, tensor in self.tensors.items() if name != "decoder"}
-        return activations(value, kind=self.kind, **(needed | dict(self.options)))
+        return activations(value, kind=self.kind, **(self.encoding | dict(self.options)))
+
+    def take(self, places: Sequence[int]) -> "FeatureSlice":
+        """Some of these features, by place, in that order; one may be taken twice. Tensors are copies on the CPU."""
+        own = torch.arange(len(self.tensors["decoder"])) if not self.features else torch.tensor(self.features)
+        at = torch.tensor(list(places), dtype=torch.long)
+        there = {name: tensor.detach().cpu() for name, tensor in self.tensors.items()}
+        taken = {"decoder": there["decoder"][at]}
+        if self.kind == "topk":  # what is active depends on all features of the SAE
+            taken["features"] = there["features"][at]
+        else:
+            taken |= {name: there[name][..., at] for name in PER_FEATURE & there.keys()}
+        whole = {name: tensor.clone() for name, tensor in there.items() if name not in taken}
+        return FeatureSlice(self.kind, {**whole, **taken}, self.options, tuple(own[at].tolist()))
 
 
 def activations(
@@ -95,12 +116,70 @@ def _largest(before: Tensor, k: int) -> Tensor:
     return torch.zeros_like(before).scatter(-1, largest.indices, largest.values.relu())
 
 
-def sae_clamp(value: Value, targets: Tensor, *, decoder: Float[Tensor, "feature width"], **encoding: Any) -> Value:
-    """Where a feature is active, its activation becomes its target (one a feature, or one for all)."""
+def sae_clamp(
+    value: Value,
+    targets: Tensor,
+    *,
+    decoder: Float[Tensor, "feature width"],
+    lead: int = 0,
+    beside: bool = False,
+    **encoding: Any,
+) -> Value:
+    """Where a feature is active, its activation becomes its target (one a feature, or one for all).
+
+    Args:
+        value: what the SAE reads.
+        targets: new activations.
+        decoder: what each feature writes.
+        lead: first tokens of a row that are left as they are.
+        beside: the second half of the features says where, the first half is clamped there.
+        encoding: as `activations` takes it.
+    """
     now = activations(value, **encoding)
-    return value + torch.where(now > 0, targets - now, torch.zeros_like(now)) @ decoder
+    here, rows = now, decoder
+    if beside:
+        (now, here), rows = now.chunk(2, dim=-1), decoder.chunk(2)[0]
+    return _behind(lead, value, torch.where(here > 0, targets - now, torch.zeros_like(now)) @ rows)
 
 
-def sae_scale(value: Value, factors: Tensor, *, decoder: Float[Tensor, "feature width"], **encoding: Any) -> Value:
+def sae_clamp_all(
+    value: Value, targets: Tensor, *, decoder: Float[Tensor, "feature width"], lead: int = 0, **encoding: Any
+) -> Value:
+    """Where any of the features is active, the activations of all become their targets."""
+    now = activations(value, **encoding)
+    here = (now > 0).any(dim=-1, keepdim=True)
+    return _behind(lead, value, torch.where(here, targets - now, torch.zeros_like(now)) @ decoder)
+
+
+def sae_scale(
+    value: Value, factors: Tensor, *, decoder: Float[Tensor, "feature width"], lead: int = 0, **encoding: Any
+) -> Value:
     """Every activation is multiplied by its factor (one a feature, or one for all)."""
-    return value + ((factors - 1) * activations(value, **encoding)) @ decoder
+    return _behind(lead, value, ((factors - 1) * activations(value, **encoding)) @ decoder)
+
+
+def sae_project(
+    value: Value,
+    factor: Tensor,
+    *,
+    decoder: Float[Tensor, "feature width"],
+    centre: Float[Tensor, " width"],
+    lead: int = 0,
+) -> Value:
+    """The components along the decoder rows, times a factor, are taken away at every token, active or not.
+
+    As published: the components are those of value - centre (the decoder's bias), found one feature after the other on
+    a copy from which each is removed whole, so for rows that are not orthogonal the order matters.
+    """
+    copy, change = value - centre, torch.zeros_like(value)
+    for row in torch.nn.functional.normalize(decoder, dim=-1):
+        part = (copy @ row)[..., None] * row
+        copy, change = copy - part, change - factor * part
+    return _behind(lead, value, change)
+
+
+def _behind(lead: int, value: Value, change: Value) -> Value:
+    """The value plus the change, but for the first `lead` tokens of a row."""
+    if not lead:
+        return value + change
+    return torch.cat([value[..., :lead, :], (value + change)[..., lead:, :]], dim=-2)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from workbench.concepts import Fact
 from workbench.errors import BadInput
+from workbench.guards import spoken
 from workbench.hooks import Rewrite
 from workbench.model import HookedModel
 from workbench.sites import Site
@@ -65,7 +66,7 @@ def batch_of(encoded: Sequence[Encoded]) -> tuple[Batch, Targets]:
         (row, e.answer_start + i - 1, token) for row, e in enumerate(encoded) for i, token in enumerate(e.answer)
     ]
     row, position, token = torch.tensor(entries).T
-    return pad([e.ids for e in encoded]), Targets(row, position, token)
+    return pad([e.ids for e in encoded], [e.answer_start for e in encoded]), Targets(row, position, token)
 
 
 def chunks(encoded: Sequence[Encoded], size: int = CHUNK) -> Iterator[tuple[Batch, Targets]]:
@@ -101,6 +102,7 @@ def score_batch(
     resid = model.run(batch, read=[last], rewrite=rewrite, logits=False, grad=grad).acts[last]
     with torch.set_grad_enabled(grad):
         logits = model.decode(resid[targets.row, targets.position]).float()
+        logits = spoken(model, batch, logits, targets.row, targets.position)
         logprob, best, logit = token_scores(logits, targets.token)
         rows = len(batch.ids)
         wrong = sum_by_row((~best).float(), targets.row, rows)

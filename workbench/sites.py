@@ -2,6 +2,7 @@
 
     L5.mlp_act[412]       neuron 412 of layer 5's MLP (its value vector is column 412 of the down-projection)
     L2.e5.mlp_act[7]      neuron 7 inside expert 5 of layer 2
+    L5.mlp_pre[412]       what enters the activation function of neuron 412 (of a gated MLP, its gate)
     L2.expert[5]          expert 5 of layer 2 as a whole
     L3.resid_post         the residual stream after block 3
     embed                 the token embeddings as they enter the first block
@@ -21,12 +22,16 @@ LAYER_PARTS = {
     "resid_post": "residual stream leaving the block",
     "attn_out": "what attention adds to the residual stream",
     "mlp_out": "what the MLP (or the experts together) adds to the residual stream",
+    "mlp_pre": "MLP neurons before the activation function (of a gated MLP, the gate)",
     "mlp_act": "MLP neurons: the coefficients of the value vectors",
     "head": "attention heads before the output projection",
     "router": "router logits of a mixture-of-experts block",
     "expert": "one routed expert of a mixture-of-experts block",
 }
 """Every part a layer can have, in words."""
+
+NEURON_PARTS = ("mlp_act", "mlp_pre")
+"""Parts with one entry a neuron; these alone lie inside single experts too."""
 
 GLOBAL_PARTS = {"embed": "token embeddings entering the first block"}
 """Parts that belong to no layer."""
@@ -55,9 +60,9 @@ class Site:
         known = GLOBAL_PARTS if self.layer is None else LAYER_PARTS
         if self.part not in known:
             raise BadInput(f"No site part called {self.part!r}. {did_you_mean(self.part, known)}")
-        if self.expert is not None and self.part != "mlp_act":
+        if self.expert is not None and self.part not in NEURON_PARTS:
             raise BadInput(
-                f"Only neurons (mlp_act) lie inside an expert, not {self.part!r}; the expert itself is "
+                f"Only neurons (mlp_act, mlp_pre) lie inside an expert, not {self.part!r}; the expert itself is "
                 f"L{self.layer}.expert[{self.expert}]"
             )
 

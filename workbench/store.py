@@ -142,6 +142,14 @@ class RunFolder:
         with (self.path / EVENTS).open("a") as stream:
             stream.write(json.dumps({"at": now(), **fields}) + "\n")
 
+    def seconds(self, doing: str) -> float | None:
+        """How long something took, from its last event; None when there is none that says."""
+        with contextlib.suppress(OSError, ValueError):
+            lines = (self.path / EVENTS).read_text().splitlines()
+            said = [event for line in lines if (event := json.loads(line)).get("doing") == doing]
+            return float(said[-1]["seconds"]) if said else None
+        return None
+
     @contextlib.contextmanager
     def running(self, **about: Any) -> Iterator["RunFolder"]:
         """Mark the run finished, failed or interrupted when the block ends; `about` goes into its manifest."""

@@ -43,6 +43,8 @@ class Batch:
     """Token ids; padding holds any valid id."""
     mask: Bool[Tensor, "row pos"]
     """True where there is a token."""
+    prompt: Int[Tensor, " row"] | None = None
+    """How many tokens of each row were given; what follows is said. None: all were given."""
 
     @property
     def last(self) -> Int[Tensor, " row"]:
@@ -56,8 +58,12 @@ class Batch:
         return {name: tensor.to(device) for name, tensor in named.items()}
 
 
-def pad(rows: Sequence[Sequence[int]]) -> Batch:
+def pad(rows: Sequence[Sequence[int]], prompt: Sequence[int] | None = None) -> Batch:
     """Pad token rows on the right.
+
+    Args:
+        rows: token ids.
+        prompt: how many tokens of each row are its prompt; None when nothing is said in them.
 
     Raises:
         BadInput: when there is no row, or a row holds no token.
@@ -73,7 +79,7 @@ def pad(rows: Sequence[Sequence[int]]) -> Batch:
     for i, row in enumerate(rows):
         ids[i, : len(row)] = torch.tensor(row)
         mask[i, : len(row)] = True
-    return Batch(ids, mask)
+    return Batch(ids, mask, None if prompt is None else torch.tensor(prompt))
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:

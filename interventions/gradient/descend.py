@@ -7,9 +7,12 @@ and the edit says so, because the audit then measures utility on facts that were
 
 import random
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -20,10 +23,10 @@ from transformers import PreTrainedModel
 from workbench.concepts import Concept, Fact
 from workbench.edits import WeightEdit, fit_weights
 from workbench.errors import BadInput
+from workbench.intervention import Intervention
 from workbench.model import HookedModel
 from workbench.objectives import TokenLoss, answer_loss, labelled
 from workbench.parameters import parameters_of
-from workbench.registry import Method
 from workbench.scoring import score
 from workbench.sites import Site
 from workbench.tokens import Encoded
@@ -33,9 +36,22 @@ Progress = Callable[[int, float], None]
 """Called with the step (from 1) and its loss."""
 
 
-class GradientMethod(Method):
+@runtime_checkable
+class Anchor(Protocol):
+    """A further term of the loss, read while the forget facts pass through the model."""
+
+    weight: float
+    """What the term is multiplied by."""
+
+    def watching(self, model: HookedModel) -> AbstractContextManager[Callable[[], Float[Tensor, ""]]]:
+        """Watch the passes made inside the block; the function gives the term of the last one."""
+        ...
+
+
+class GradientMethod(Intervention):
     """Options every gradient intervention has, and the one `fit`; a method adds its forget loss."""
 
+    localised: ClassVar[bool] = True
     steps: int = Field(60, ge=1)
     """Number of updates."""
     lr: float = Field(1e-5, gt=0)
@@ -63,6 +79,7 @@ class GradientMethod(Method):
         where: Sequence[Site] | None = None,
         *,
         progress: Progress | None = None,
+        keep: Path | None = None,
     ) -> WeightEdit:
         """Train on the concept and return what it changed.
 
@@ -71,28 +88,75 @@ class GradientMethod(Method):
             concept: forget and retain facts.
             where: whole parts that may move (`L3.mlp_out`); None for all parameters.
             progress: called after every step.
+            keep: folder from which the same fit goes on after it was stopped.
 
         Raises:
             BadInput: for sites inside a tensor, or a retain loss without facts to retain.
         """
         names = parameters_of(model, where)
-        kept, note = retain_facts(concept) if self.retain_weight else ((), "")
-        pairs = pair(model, concept.forget.facts, kept, self.seed)
-        options = TrainingOptions(steps=self.steps, lr=self.lr, batch_size=self.batch_size, seed=self.seed)
+        said = [str(s) for s in where] if where is not None else "all parameters"
+        return descend(model, concept, self, names, {"where": said}, progress=progress, keep=keep)
 
-        def change() -> dict[str, Any]:
-            log = model.train(pairs, collate, self._loss, options, trainable=names, on_step=progress)
-            return {
-                "where": [str(s) for s in where] if where is not None else "all parameters",
-                "retain": note,
-                "losses": list(log.losses),
-            }
 
-        return fit_weights(model, names, change, self.spec())
+def descend(
+    model: HookedModel,
+    concept: Concept,
+    method: GradientMethod,
+    names: Sequence[str],
+    notes: Mapping[str, Any],
+    *,
+    anchor: Anchor | None = None,
+    made_by: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    keep: Path | None = None,
+) -> WeightEdit:
+    """Train some parameters by a method's loss, and by an anchor's, and return what changed.
 
-    def _loss(self, hf: PreTrainedModel, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
-        value = self.forget_loss(answer_loss(hf, batch, "forget."), batch["original"])
-        return value + self.retain_weight * answer_loss(hf, batch, "retain.").mean if self.retain_weight else value
+    Args:
+        model: unchanged afterwards.
+        concept: forget and retain facts.
+        method: the forget loss, the weight of the retain loss, and how to train.
+        names: parameters, or slices of them, that may move.
+        notes: what the edit is to remember beside its losses.
+        anchor: a further term, read while the forget facts pass.
+        made_by: `spec()` of the method that asked; None for the one that trains.
+        progress: called after every step.
+        keep: folder from which the same call goes on after it was stopped.
+
+    Raises:
+        BadInput: for a retain loss without facts to retain.
+    """
+    kept, note = retain_facts(concept) if method.retain_weight else ((), "")
+    pairs = pair(model, concept.forget.facts, kept, method.seed)
+    options = TrainingOptions(steps=method.steps, lr=method.lr, batch_size=method.batch_size, seed=method.seed)
+    loss = partial(_loss, model=model, method=method, anchor=anchor)
+    asked = {"method": dict(made_by or method.spec()), "concept": concept.digest, "model": model.identity}
+
+    def change() -> dict[str, Any]:
+        log = model.train(pairs, collate, loss, options, trainable=names, on_step=progress, keep=keep, question=asked)
+        return {**notes, "retain": note, "losses": list(log.losses)}
+
+    return fit_weights(model, names, change, made_by or method.spec())
+
+
+def _loss(
+    hf: PreTrainedModel,
+    batch: dict[str, Tensor],
+    *,
+    model: HookedModel,
+    method: GradientMethod,
+    anchor: Anchor | None,
+) -> Float[Tensor, ""]:
+    """Forget loss + retain weight * retain loss + anchor weight * anchor."""
+    if anchor is None or not anchor.weight:
+        value = method.forget_loss(answer_loss(hf, batch, "forget."), batch["original"])
+    else:
+        with anchor.watching(model) as term:
+            forget = answer_loss(hf, batch, "forget.")
+        value = method.forget_loss(forget, batch["original"]) + anchor.weight * term()
+    if method.retain_weight:
+        value = value + method.retain_weight * answer_loss(hf, batch, "retain.").mean
+    return value
 
 
 @dataclass(frozen=True)

@@ -130,3 +130,116 @@ def test_an_interrupted_unlearning_keeps_the_edit_it_had(cli, planted_folder, co
     assert again.code == 0
     assert Checkpoint(tmp_path / "run" / "checkpoint").digest
     assert cli("verify", tmp_path / "run").code == 0
+
+
+class TestTheTwoForms:
+    def test_the_method_may_stand_before_the_checkpoint(self, cli, planted, planted_folder, concept_file, tmp_path):
+        site = planted.sites_of(planted.concept.forget.facts[:1])[0]
+        words = ("--concept", concept_file, "--where", site, "--set", "mode=zero", "--json")
+        said = cli("unlearn", "concept_ablation", planted_folder, *words, "--out", tmp_path / "a")
+        assert said.code == 0, said.err
+        other = cli("unlearn", planted_folder, "--method", "concept_ablation", *words, "--out", tmp_path / "b")
+        assert other.json["run_id"] == said.json["run_id"]
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (("npo", "a", "b"), "Give one method and one model"),
+            (("npo", "a", "--method", "npo"), "Give one method and one model"),
+            (("somewhere",), "What to unlearn 'somewhere' with?"),
+            (("nop", "somewhere"), "Did you mean 'npo'?"),
+        ],
+    )
+    def test_what_is_missing_is_said(self, cli, concept_file, words, message):
+        said = cli("unlearn", *words, "--concept", concept_file)
+        assert (said.code, said.out) == (2, "")
+        assert message in said.err
+
+
+class TestControls:
+    def test_the_three_stand_side_by_side(self, cli, planted, planted_folder, concept_file, tmp_path):
+        where = [w for site in planted.sites_of(planted.concept.forget.facts) for w in ("--where", str(site))]
+        words = ("--concept", concept_file, "--set", "mode=zero", *where, "--controls", "--out", tmp_path / "run")
+        said = cli("unlearn", "concept_ablation", planted_folder, *words, "--json")
+        assert said.code == 0, said.err
+        rows = {row["sites"]: row for row in said.json["controls"]}
+        assert list(rows) == ["before", "as given", "random sites", "all sites"]
+        assert [rows["as given"][name] for name in ("forget", "near", "far")] == [0, 1, 1]
+        assert rows["random sites"]["forget"] > 0.6 and rows["random sites"]["count"] == len(where) / 2
+        assert rows["all sites"]["near"] == 0 and rows["before"]["forget"] == 1
+        assert rows["random sites"]["edit"] != rows["all sites"]["edit"]
+        assert json.loads((tmp_path / "run" / "controls.json").read_text()) == said.json["controls"]
+        again = cli("unlearn", "concept_ablation", planted_folder, *words)
+        assert "What is left after concept_ablation" in again.out and "random sites" in again.out
+
+    def test_without_sites_there_is_nothing_to_compare(self, cli, planted_folder, concept_file):
+        said = cli("unlearn", "npo", planted_folder, "--concept", concept_file, "--set", "steps=1", "--controls")
+        assert said.code == 2 and "was not told where to act" in said.err
+
+
+class TestAStoredReading:
+    @pytest.fixture
+    def looked(self, cli, planted_folder, concept_file, tmp_path):
+        words = ("--concept", concept_file, "--set", "score=effect", "--set", "describe=0", "--set", "keep=10")
+        said = cli("look", "concept_vectors", planted_folder, *words, "--out", tmp_path / "looked", "--json")
+        assert said.code == 0, said.err
+        return said.json
+
+    def test_its_sites_are_where(self, cli, planted, planted_folder, concept_file, tmp_path, looked):
+        words = ("--concept", concept_file, "--set", "mode=zero", "--where", f"run:{looked['run']}", "--top", 10)
+        said = cli("unlearn", "concept_ablation", planted_folder, *words, "--out", tmp_path / "run", "--json")
+        assert said.code == 0, said.err
+        assert set(said.json["notes"]["neurons"]) == set(map(str, planted.sites_of(planted.concept.forget.facts)))
+
+    def test_a_run_that_is_not_there_or_names_no_sites_is_refused(
+        self, cli, planted_folder, concept_file, tmp_path, looked
+    ):
+        words = ("unlearn", "concept_ablation", planted_folder, "--concept", concept_file)
+        missing = cli(*words, "--where", "run:nowhere")
+        assert missing.code == 2 and "means no runs" in missing.err
+        lens = cli("look", "logit_lens", planted_folder, "--concept", concept_file, "--out", tmp_path / "lens")
+        assert lens.code == 0, lens.err
+        other = cli(*words, "--where", f"run:{tmp_path / 'lens'}")
+        assert other.code == 2 and "holds 0 readings that name sites" in other.err
+        both = cli(*words, "--where", f"run:{looked['run']}", "--where", "L1.mlp_act[3]")
+        assert both.code == 2 and "leave out the other" in both.err
+
+
+class TestAGuard:
+    @pytest.fixture
+    def guarded(self, cli, planted_folder, concept_file, tmp_path):
+        out = tmp_path / "run"
+        said = cli("unlearn", "guard_decoding", planted_folder, "--concept", concept_file, "--out", out, "--json")
+        assert said.code == 0, said.err
+        return out, said.json
+
+    def test_it_is_written_beside_its_base_and_says_what_it_is(self, cli, planted, concept_file, guarded):
+        out, said = guarded
+        assert said["kind"] == "hooks" and said["receipt"] == []
+        assert str(out / "guarded") in said["paths"] and not (out / "checkpoint").exists()
+        assert knows(out / "guarded", planted.concept.forget) == 0
+        assert knows(out / "guarded", planted.concept.near) == 1
+        shown = cli("unlearn", "guard_decoding", planted_folder_of(out), "--concept", concept_file, "--out", out)
+        assert "whoever has them can leave the guard away" in shown.out
+
+    def test_its_audit_reads_recovery_without_it_and_says_so(self, cli, planted_folder, concept_file, guarded, fast):
+        out, _ = guarded
+        words = ("--base", planted_folder, "--concept", concept_file, "--out", out / "audit", *fast, "--json")
+        said = cli("audit", out, *words)
+        assert said.code == 0, said.err
+        report = said.json["report"]
+        assert report["roles"]["checkpoint"]["guard"] == "guard_decoding"
+        claims = {e["claim"]: e for e in report["evidence"]}
+        assert claims["direct"]["value"]["mean"] == 0
+        assert claims["quantise"]["value"]["mean"] == claims["quantise"]["before"]["mean"] > 0.9
+        for name in ("report.html", "report.md"):
+            text = (out / "audit" / name).read_text()
+            assert "A guard, not a removal" in text and "still hold the knowledge" in text
+        assert "Guard " in cli("audit", out, *words[:-1]).out
+
+    def test_an_ordinary_checkpoint_is_not_called_a_guard(self, audit_run):
+        assert "A guard, not a removal" not in (audit_run / "report.html").read_text()
+
+
+def planted_folder_of(run) -> str:
+    return json.loads((run / "guarded" / "guard.json").read_text())["base"]

@@ -104,3 +104,23 @@ def test_progress_is_told_every_step(planted) -> None:
 def test_wrong_options_are_refused_by_name(options) -> None:
     with pytest.raises(BadInput, match=next(iter(options))):
         INTERVENTIONS.load("npo")(**options)
+
+
+def test_a_fit_that_was_stopped_goes_on_to_the_same_bytes(planted, tmp_path) -> None:
+    model, found = planted
+    method = Npo(steps=60, lr=1e-3)
+    whole = method.fit(model, found.concept)
+
+    def stop(step: int, _: float) -> None:
+        if step == 55:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        method.fit(model, found.concept, progress=stop, keep=tmp_path)
+    steps: list[int] = []
+    again = method.fit(model, found.concept, progress=lambda step, _: steps.append(step), keep=tmp_path)
+    assert steps[0] > 1 and steps[-1] == 60
+    assert again.digest == whole.digest
+    assert again.notes["losses"] == whole.notes["losses"]
+    with pytest.raises(BadInput, match=r"another|other"):
+        Npo(steps=60, lr=1e-3, beta=0.1).fit(model, found.concept, keep=tmp_path)

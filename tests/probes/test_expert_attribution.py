@@ -3,12 +3,12 @@ import pytest
 import torch
 
 from probes.expert_attribution import ExpertAttribution, subset_overlap
-from probes.expert_effects import expert_sites, gradient_effects, knockout_effects
-from probes.expert_gates import chosen_mask, gate_values, router_of, token_mean
 from tests.zoo import LATENT, MOE_CONFIGS, make, tokenizer
 from workbench.attribution import neuron_effects
 from workbench.concepts import Fact, FactSet
 from workbench.errors import BadInput
+from workbench.expert_effects import expert_sites, gradient_effects, knockout_effects
+from workbench.expert_gates import chosen_mask, gate_values, router_of, token_mean
 from workbench.expert_switch import switched
 from workbench.model import HookedModel
 from workbench.model_experts import Routing
@@ -252,8 +252,8 @@ def test_padding_and_company_do_not_enter(mixture, score):
 def test_batches_of_any_size_give_the_same(mixture, monkeypatch):
     facts = mixture.concept.forget.facts
     whole = knockout_effects(mixture.model, facts), gradient_effects(mixture.model, facts)
-    monkeypatch.setattr("probes.expert_effects.CHUNK", 3)
-    monkeypatch.setattr("probes.expert_effects.BACKWARD_ROWS", 3)
+    monkeypatch.setattr("workbench.expert_effects.CHUNK", 3)
+    monkeypatch.setattr("workbench.expert_effects.BACKWARD_ROWS", 3)
     told: list[tuple[int, int]] = []
     parts = knockout_effects(mixture.model, facts, lambda done, of: told.append((done, of)))
     assert torch.allclose(whole[0], parts, atol=1e-5)
@@ -264,7 +264,7 @@ def test_batches_of_any_size_give_the_same(mixture, monkeypatch):
 def test_passes_that_begin_in_the_middle_change_nothing(mixture, monkeypatch):
     facts = mixture.concept.forget.facts
     late = knockout_effects(mixture.model, facts)
-    monkeypatch.setattr("probes.expert_effects.can_start_late", lambda model: False)
+    monkeypatch.setattr("workbench.expert_effects.can_start_late", lambda model: False)
     assert torch.allclose(late, knockout_effects(mixture.model, facts), atol=1e-5)
 
 

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 sae_lens = pytest.importorskip("sae_lens")
 
 from interventions.concept_ablation import ConceptAblation  # noqa: E402
-from probes.feature_firing import Limits  # noqa: E402
 from probes.sae_features import SaeFeatures  # noqa: E402
 from workbench.concepts import Fact, FactSet  # noqa: E402
 from workbench.edits import HookEdit  # noqa: E402
 from workbench.errors import BadInput  # noqa: E402
+from workbench.feature_choice import Limits  # noqa: E402
 from workbench.figures import alt_text, figure_of, table_of  # noqa: E402
 from workbench.operators import Operator  # noqa: E402
 from workbench.saes import feature_slice, load_sae  # noqa: E402

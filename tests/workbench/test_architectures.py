@@ -1,5 +1,7 @@
 """Every architecture that the workbench says it opens: a tiny random checkpoint, examined as by `doctor`."""
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,11 @@ from tests.architecture_table import COLUMNS, row_of, table_in_readme
 from workbench.architectures import TESTED
 from workbench.checkpoint import Checkpoint
 from workbench.cli.doctor_model import examine
+from workbench.errors import BadInput
+from workbench.hooks import Keep, Part
 from workbench.model import HookedModel
-from workbench.model_check import check, probe_batch
+from workbench.model_check import check, probe_batch, require_sound
+from workbench.model_table import lacking, site_table
 from workbench.opening import Opening
 from workbench.sites import Site
 from workbench.tokens import pad
@@ -60,13 +65,90 @@ def test_the_site_table_has_the_shapes_of_the_config(name: str, found: dict) -> 
     for (part, place), width in widths.items():
         if part == "router":
             assert width == zoo.EXPERTS
-        elif part == "e*.mlp_act":
+        elif part in ("e*.mlp_act", "e*.mlp_pre"):
             assert width == (24 if name.startswith(("qwen", "deepseek")) else zoo.D_MLP)
-        elif part == "mlp_act":
+        elif part in ("mlp_act", "mlp_pre"):
             assert width == (40 if "shared_expert." in place else 24 if "shared_experts" in place else zoo.D_MLP)
         elif part != "head":
             assert width == zoo.D
     assert all(row["width"] for row in found["sites"])
+
+
+def test_what_enters_the_activation_is_a_site_wherever_neurons_are(name: str, found: dict) -> None:
+    layers = {row["part"]: set() for row in found["sites"]}
+    for row in found["sites"]:
+        layers[row["part"]] |= set(row["layers"])
+        assert row["writable"] or "mlp" not in row["part"]
+    for part in ("mlp_", "e*.mlp_"):
+        assert layers.get(f"{part}pre") == layers.get(f"{part}act")
+    halves = [row["place"] for row in found["sites"] if "entries" in row["place"]]
+    assert halves == (["model.layers.*.mlp.gate_up_proj output, entries 0 to 47"] if name == "phi3" else [])
+
+
+def gate_weights(model: HookedModel, pre: Site) -> list[torch.Tensor]:
+    """Views of the weights and biases that make what enters the activation, one neuron a row; by the module's names."""
+    width = model.width(pre)
+    if pre.expert is not None:
+        experts = model.hf.get_submodule(model.anatomy.mixtures[pre.layer].experts)
+        weight = experts.gate_up_proj[pre.expert]
+        if type(experts).__name__ == "GptOssExperts":
+            return [weight[:, ::2].T, experts.gate_up_proj_bias[pre.expert][::2]]
+        return [weight[:width]]
+    mlp = model.hf.get_submodule(model.tap(replace(pre, part="mlp_act")).path.rpartition(".")[0])
+    linear = next(
+        getattr(mlp, n) for n in ("gate_proj", "gate_up_proj", "c_fc", "dense_h_to_4h", "fc1") if hasattr(mlp, n)
+    )
+    weight = linear.weight.T if type(linear).__name__ == "Conv1D" else linear.weight
+    return [weight[:width], *([] if linear.bias is None else [linear.bias[:width]])]
+
+
+def pre_sites(model: HookedModel) -> list[Site]:
+    """What enters the activation in the last layer: of its MLP or shared expert, and of an expert that is used."""
+    layer, batch = zoo.LAYERS - 1, probe_batch(model)
+    found = [Site(layer, "mlp_pre")] if Site(layer, "mlp_pre") in model.taps else []
+    used = [int(model.routing(batch)[layer].chosen[0, 2, 0])] if model.mixture_layers else []
+    return found + [Site(layer, "mlp_pre", None, expert) for expert in used]
+
+
+@torch.no_grad()
+def test_halving_what_enters_the_activation_is_halving_the_weights_that_make_it(folder: Path) -> None:
+    with Checkpoint(folder).open() as model:
+        batch = probe_batch(model)
+        plain = model.run(batch).logits
+        assert pre_sites(model)
+        for whole in pre_sites(model):
+            for site in (whole, replace(whole, index=7)):
+                ours = model.run(batch, rewrite={site: partial(torch.mul, other=0.5)}).logits
+                rows = slice(None) if site.index is None else slice(site.index, site.index + 1)
+                views = gate_weights(model, whole)
+                kept = [view[rows].clone() for view in views]
+                for view in views:
+                    view[rows] *= 0.5
+                theirs = model.run(batch).logits
+                for view, before in zip(views, kept, strict=True):
+                    view[rows] = before
+                torch.testing.assert_close(ours[batch.mask], theirs[batch.mask], atol=2e-6, rtol=1e-5, msg=str(site))
+                assert (ours - plain)[batch.mask].abs().max() > 1e-5, site
+
+
+def test_reading_what_enters_the_activation_changes_no_bit_and_gradients_reach_it(folder: Path) -> None:
+    with Checkpoint(folder).open() as model:
+        batch, pres = probe_batch(model), pre_sites(model)
+        acts = [replace(pre, part="mlp_act") for pre in pres]
+        plain = model.run(batch, read=acts)
+        for grad in (False, True):
+            both = model.run(batch, read=[*pres, *acts, *(replace(pre, index=7) for pre in pres)], grad=grad)
+            assert torch.equal(both.logits, plain.logits)
+            assert all(torch.equal(both.acts[act], plain.acts[act]) for act in acts)
+        for pre in pres:
+            sent = (both.acts[pre] != 0).any(dim=-1)
+            assert both.acts[pre].shape == (*batch.ids.shape, model.width(pre)) and sent[0, 2]
+            assert torch.equal(both.acts[replace(pre, index=7)], both.acts[pre][..., 7])
+            (gradient,) = torch.autograd.grad(both.logits[0, 2].sum(), both.acts[pre], retain_graph=True)
+            assert (gradient[0, 2] != 0).float().mean() > 0.2 and not gradient[0, 3:].any()
+            if pre.expert is not None:
+                chosen = (model.routing(batch)[pre.layer].chosen == pre.expert).any(dim=-1)
+                assert torch.equal(sent, chosen)
 
 
 def test_what_an_architecture_lacks_is_named(name: str, found: dict) -> None:
@@ -173,7 +255,57 @@ def test_a_broken_model_fails_the_check_that_is_about_it() -> None:
     experts.post_forward = experts.register_forward_hook(lambda _, __, out: out * 1.01)
     assert "value vectors sum to the experts' output" in failing()
     experts.post_forward.remove()
+    experts.is_concatenated = False
+    assert {"an expert's gates are told from the rest"} <= failing()
+    experts.is_concatenated = True
     norm = model.hf.model.norm.register_forward_hook(lambda _, __, out: out if out.shape[1] > 6 else out * 2)
     assert {"a pass after a remembered prefix gives the same logits"} <= failing()
     norm.remove()
     assert failing() == set()
+
+
+@pytest.mark.parametrize("arch", ["llama", "phi3", "qwen2_moe"])
+def test_what_is_no_activation_s_input_is_found_out_and_withheld(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The opposite: the wrong half, or the other projection, fails its check and is no site afterwards."""
+    model, site = HookedModel(zoo.make(arch), zoo.tokenizer(), name=arch, check=False), Site(1, "mlp_pre")
+    tap = model.taps[site]
+    wrong = {"entries": (48, 96)} if tap.entries else {"path": tap.path.replace("gate_proj", "up_proj")}
+    model.taps[site] = replace(tap, **wrong)
+    failed = [c for c in check(model) if not c.passed]
+    assert [c.vouches_for for c in failed] == [("L1.mlp_pre",)]
+    monkeypatch.setattr("workbench.model_check.TESTED", ())
+    require_sound(model)
+    with pytest.raises(BadInput, match="no site L1.mlp_pre: its self-check failed: layer 1: what enters"):
+        model.run(probe_batch(model), read=[site])
+    assert Site(2, "mlp_pre") in model.taps and "mlp_pre" in {site.part for site in model.taps}
+
+
+def test_experts_whose_gates_cannot_be_told_apart_keep_their_neurons(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = HookedModel(zoo.make("olmoe"), zoo.tokenizer(), name="olmoe", check=False)
+    model.hf.model.layers[1].mlp.experts.is_concatenated = False
+    monkeypatch.setattr("workbench.model_check.TESTED", ())
+    require_sound(model)
+    batch = probe_batch(model)
+    with pytest.raises(BadInput, match="no site L1.e0.mlp_pre: its self-check failed"):
+        model.run(batch, read=[Site(1, "mlp_pre", None, 0)])
+    assert model.run(batch, read=[Site(1, "mlp_act", None, 0), Site(2, "mlp_pre", None, 0)]).acts
+    assert "self-check failed" in lacking(model)["e*.mlp_pre"]
+    assert {row.layers for row in site_table(model) if row.part == "e*.mlp_pre"} == {(0, 2)}
+
+
+def test_experts_that_do_not_name_their_layout_keep_their_neurons(monkeypatch: pytest.MonkeyPatch) -> None:
+    hf = zoo.make("olmoe")
+    for block in hf.model.layers:
+        del block.mlp.experts.is_concatenated
+    model = HookedModel(hf, zoo.tokenizer(), name="olmoe")
+    with pytest.raises(BadInput, match="do not say which half"):
+        model.tap(Site(1, "mlp_pre", None, 0))
+    assert "do not say which half" in lacking(model)["e*.mlp_pre"]
+    assert model.tap(Site(1, "mlp_act", None, 0))
+
+
+def test_a_change_of_some_entries_leaves_the_others_where_they_are() -> None:
+    given = torch.arange(6.0)
+    assert Part(2, 4, partial(torch.mul, other=-1.0))(given).tolist() == [0, 1, -2, -3, 4, 5]
+    with torch.no_grad():
+        assert Part(2, 4, Keep({}, 0))(given) is given  # what is only read leaves every bit

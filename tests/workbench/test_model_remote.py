@@ -69,7 +69,8 @@ def dense(planted_folder: Path) -> Pair:
 
 def every_site(model: HookedModel) -> list[Site]:
     experts = [(layer, e) for layer, m in model.anatomy.mixtures.items() for e in range(m.n_experts)]
-    return [*model.taps, *(Site(layer, "mlp_act", None, e) for layer, e in experts)]
+    boundaries = [site for site, tap in model.taps.items() if tap.entries is None]
+    return [*boundaries, *(Site(layer, "mlp_act", None, e) for layer, e in experts)]
 
 
 def some_rewrites(model: HookedModel) -> dict[Site, Rewrite]:
@@ -100,6 +101,11 @@ def assert_same(here: Any, there: Any) -> None:
 def test_every_site_and_the_logits_are_the_same(pair: Pair) -> None:
     sites = every_site(pair.here)[::-1]
     assert_same(pair.here.run(BATCH, read=sites), pair.there.run(BATCH, read=sites))
+
+
+def test_what_enters_the_activation_of_an_expert_is_refused(mixture: Pair) -> None:
+    with pytest.raises(BadInput, match=r"L1\.e2\.mlp_pre has no module boundary.*open the model here"):
+        mixture.there.run(BATCH, read=[Site(1, "mlp_pre", None, 2)])
 
 
 @torch.no_grad()

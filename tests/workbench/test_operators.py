@@ -12,6 +12,12 @@ from workbench.sites import Site
 X = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
 AT = Site(1, "resid_post")
 ENTRY = torch.arange(8) == 5
+MOVED = {  # values about 0 are of the forget texts, certainly
+    "keep_mean": torch.tensor([10.0]),
+    "keep_std": torch.tensor([0.1]),
+    "forget_mean": torch.tensor([0.0]),
+    "forget_std": torch.tensor([1.0]),
+}
 SAE = {"encoder": torch.eye(8)[:, :2], "bias": torch.zeros(2), "decoder": torch.eye(8)[:2]}
 
 
@@ -27,6 +33,7 @@ def again(operator: Operator, folder: Path) -> Operator:
 CASES = {
     "project_out": (Operator("project_out", torch.eye(8)[:2]), torch.cat([0 * X[..., :2], X[..., 2:]], -1)),
     "add": (Operator("add", torch.arange(8.0)), X + torch.arange(8)),
+    "add_by_position": (Operator("add_by_position", 3 * torch.eye(8)[:2]), X + 3 * torch.eye(8)[:2].repeat(3, 1)[:5]),
     "scale": (Operator("scale", torch.tensor([0.0]), torch.tensor([5])), torch.where(ENTRY, 0 * X, X)),
     "clamp": (Operator("clamp", torch.tensor(0.1)), X.clamp(max=0.1)),
     "floor": (Operator("clamp", tensors={"floor": torch.tensor(0.1)}), X.clamp(min=0.1)),
@@ -35,9 +42,31 @@ CASES = {
         Operator("sae_clamp", torch.tensor([-5.0, -7.0]), tensors=SAE, options={"kind": "relu"}),
         torch.cat([torch.where(X[..., :2] > 0, torch.tensor([-5.0, -7.0]), X[..., :2]), X[..., 2:]], -1),
     ),
+    "sae_clamp_all": (
+        Operator("sae_clamp_all", torch.tensor([-5.0, -7.0]), tensors=SAE, options={"kind": "relu", "lead": 1}),
+        torch.cat(
+            [
+                torch.where(
+                    (X[..., :2] > 0).any(-1, keepdim=True) & (torch.arange(5) > 0)[:, None],
+                    torch.tensor([-5.0, -7.0]) + X[..., :2].clamp(max=0),
+                    X[..., :2],
+                ),
+                X[..., 2:],
+            ],
+            -1,
+        ),
+    ),
+    "sae_project": (
+        Operator("sae_project", torch.tensor(2.0), tensors={"decoder": 3 * torch.eye(8)[:2], "centre": torch.ones(8)}),
+        torch.cat([2 - X[..., :2], X[..., 2:]], -1),
+    ),
     "sae_scale": (
         Operator("sae_scale", torch.tensor(-2.0), tensors=SAE, options={"kind": "relu"}),
         torch.cat([torch.where(X[..., :2] > 0, -2 * X[..., :2], X[..., :2]), X[..., 2:]], -1),
+    ),
+    "neuron_adjust": (
+        Operator("neuron_adjust", index=torch.tensor([5]), tensors=MOVED | {"salt": torch.tensor([7])}),
+        torch.where(ENTRY, 10 - 0.1 * X, X),
     ),
 }
 

@@ -6,6 +6,8 @@ from workbench.sites import GLOBAL_PARTS, LAYER_PARTS, Site, layers_of, parse_si
 EXAMPLES = [
     Site(5, "mlp_act", 412),
     Site(2, "mlp_act", 7, expert=5),
+    Site(2, "mlp_pre", 7, expert=5),
+    Site(2, "mlp_pre", expert=5),
     Site(2, "expert", 5),
     Site(3, "resid_post"),
     Site(None, "embed"),

@@ -12,7 +12,7 @@ class Step(Protocol):
     """Called whenever something has moved on."""
 
     def __call__(self, what: str, done: int, total: int, detail: str = "") -> None:
-        """Say what is being done, how many parts are done and of how many, and perhaps a number."""
+        """Say what is being done, how many parts are done, of how many (0: nobody knows), and perhaps a number."""
 
 
 @contextlib.contextmanager
@@ -41,20 +41,20 @@ def _bar() -> Iterator[Step]:
         task = bar.add_task("", total=None)
 
         def step(what: str, done: int, total: int, detail: str = "") -> None:
-            bar.update(task, description=clean(f"{what} {detail}".strip()), completed=done, total=total)
+            bar.update(task, description=clean(f"{what} {detail}".strip()), completed=done, total=total or None)
 
         yield step
 
 
 class _Lines:
-    """A line when something new begins, and for each further tenth of it."""
+    """A line when something new begins and for each further tenth of it; of unknown length, whenever it has doubled."""
 
     def __init__(self, screen: Screen) -> None:
         self.screen = screen
         self.last: tuple[str, int] = ("", -1)
 
     def __call__(self, what: str, done: int, total: int, detail: str = "") -> None:
-        here = (what, 10 * done // max(total, 1))
+        here = (what, 10 * done // total if total else done.bit_length())
         if here != self.last:
             self.last = here
-            self.screen.note(f"[{done}/{total}] {what} {detail}".rstrip())
+            self.screen.note(f"[{done}/{total or '?'}] {what} {detail}".rstrip())

@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from workbench.model_remote_place import RemoteCheckpoint
     from workbench.opening import Opening
 
-WITHIN_RUN = "checkpoint"
-"""Name of the checkpoint folder inside a run of `unlearn`."""
+WITHIN_RUN = ("checkpoint", "guarded")
+"""Names of the checkpoint, or guard, inside a run of `unlearn`."""
 
 
 def checkpoint_at(text: Path | str, opening: "Opening | None" = None) -> "Checkpoint":
@@ -29,10 +29,10 @@ def checkpoint_at(text: Path | str, opening: "Opening | None" = None) -> "Checkp
     if not is_folder(str(text)):
         return Checkpoint(text, opening=how)
     path = Path(text).expanduser()
-    if (path / MANIFEST).is_file() and (path / WITHIN_RUN).is_dir():
-        path = path / WITHIN_RUN
+    made = [path / name for name in WITHIN_RUN if (path / name).is_dir()] if (path / MANIFEST).is_file() else []
+    path = made[0] if made else path
     whole = path.resolve()
-    return Checkpoint(path, whole.parent.name if whole.name == WITHIN_RUN else "", how)
+    return Checkpoint(path, whole.parent.name if whole.name in WITHIN_RUN else "", how)
 
 
 def remote_at(text: str, opening: "Opening") -> "RemoteCheckpoint":

@@ -1,6 +1,8 @@
-"""`workbench unlearn`: make a checkpoint that has forgotten, with the edit that did it and a receipt of the change."""
+"""`workbench unlearn`: make a checkpoint that has forgotten, or a guard, with its edit, receipt and controls."""
 
-import inspect
+import json
+import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,24 +10,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from workbench.cli.console import Screen, table
+from workbench.cli.controls import compared, controls_table, fit
 from workbench.cli.options import CHECKPOINT, AsJson, ConceptName, Out, Quiet, Seed, Settings, default_out, opens_models
+from workbench.cli.places import RANDOM, TOP, Place
 from workbench.cli.progress import progress
-from workbench.errors import BadInput, did_you_mean
+from workbench.errors import BadInput
+from workbench.guard_folder import WARNING
 
 if TYPE_CHECKING:
+    from workbench.checkpoint import Checkpoint
     from workbench.concepts import Concept
     from workbench.edits import Edit
     from workbench.model import HookedModel
     from workbench.opening import Opening
     from workbench.sites import Site
     from workbench.store import RunFolder
-    from workbench.trace import Trace
 
-RANDOM = "random"
-"""The localiser that knows nothing: neurons drawn evenly, the control of every localised edit."""
-
-TOP = 10
-"""Sites a localiser hands over when `--top` does not say."""
+KEPT, CONTROLS = "fitting", "controls.json"
+"""In the run: what an interrupted training goes on from, and what the controls left."""
 
 SHOWN = 10
 """Tensors of the receipt that are shown; all are in receipt.json."""
@@ -33,17 +35,25 @@ SHOWN = 10
 
 @opens_models
 def unlearn(
-    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help=f"The model to change. {CHECKPOINT}.")],
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[METHOD] CHECKPOINT",
+            help=f"What to unlearn with (or --method), and the model to change. {CHECKPOINT}.",
+            show_default=False,
+        ),
+    ],
     concept: ConceptName,
     method: Annotated[
-        str, typer.Option("--method", metavar="NAME", help="An intervention. `workbench list interventions`.")
-    ],
+        str | None, typer.Option("--method", metavar="NAME", help="An intervention. `workbench list interventions`.")
+    ] = None,
     where: Annotated[
         list[str] | None,
         typer.Option(
             "--where",
             metavar="SITE",
-            help="Where to act: L5.mlp_act[412], L2.expert[3], L3.mlp_out; may be given many times.",
+            help="Where to act: L5.mlp_act[412], L2.expert[3], L3.mlp_out, may be given many times; or run:ID, the "
+            "sites that a stored reading names.",
         ),
     ] = None,
     localise: Annotated[
@@ -58,6 +68,10 @@ def unlearn(
             "--top", metavar="K", min=1, help=f"How many sites the localiser hands over ({TOP} when not given)."
         ),
     ] = None,
+    controls: Annotated[
+        bool,
+        typer.Option("--controls", help="Also act at as many random sites, and at all sites, and show what each left."),
+    ] = False,
     settings: Settings = None,
     out: Out = None,
     seed: Seed = None,
@@ -66,20 +80,20 @@ def unlearn(
     *,
     opening: "Opening",
 ) -> None:
-    """Make a checkpoint that has forgotten."""
+    """Make a checkpoint that has forgotten, or a guard that keeps one from saying what it knows."""
     from interventions import INTERVENTIONS
     from workbench.cli.machine import prepare_torch
     from workbench.cli.settings import method_of, parse_settings, with_options
     from workbench.cli.subjects import checkpoint_at
     from workbench.datasets import load_concept
-    from workbench.sites import parse_sites
     from workbench.store import RunFolder, question_id
 
     screen = Screen(as_json, quiet)
     prepare_torch(opening.device)
-    made = with_options(method_of((INTERVENTIONS,), method), parse_settings(settings), seed)
-    place = Place(parse_sites(where or ()), localise, top, seed or 0)
-    place.check(method, made)
+    name, checkpoint = asked(words, method)
+    made = with_options(method_of((INTERVENTIONS,), name), parse_settings(settings), seed)
+    place = Place(tuple(where or ()), localise, top, seed or 0)
+    place.check(name, made)
     wanted, source = load_concept(concept), checkpoint_at(checkpoint, opening)
     question = {
         "verb": "unlearn",
@@ -88,78 +102,38 @@ def unlearn(
         "concept": wanted.digest,
         "method": made.spec(),
         "where": place.spec(),
+        **({"controls": True} if controls else {}),
     }
-    run = RunFolder.claim(out or default_out("unlearn", method, question_id(question)), question)
+    run = RunFolder.claim(out or default_out("unlearn", name, question_id(question)), question)
     if run.finished:
         screen.note("This was unlearned before; showing what is stored")
     else:
         with run.running(checkpoint=source.record), source.open() as model, progress(screen) as step:
-            work = Work(run, method, made, wanted)
-            work.write(model, work.edit(model, place, step))
-    _show(screen, run, method)
+            work = Work(run, name, made, wanted, place)
+            edit = work.edit(model, step)
+            work.write(model, edit, source)
+            if controls:
+                work.compare(model, edit, step)
+    _show(screen, run, name)
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where to act: sites, or a probe that names them, or nothing."""
+def asked(words: Sequence[str], method: str | None) -> tuple[str, str]:
+    """Name of the method and of the model, from `METHOD CHECKPOINT` or `CHECKPOINT --method NAME`.
 
-    sites: "tuple[Site, ...]"
-    """From `--where`."""
-    localiser: str | None
-    """From `--localise`."""
-    top: int | None
-    """From `--top`."""
-    seed: int
-    """For the random localiser."""
-
-    def check(self, name: str, method: Any) -> None:
-        """Refuse what does not fit together, before anything is opened.
-
-        Raises:
-            BadInput: saying what is missing or too much.
-        """
-        from probes import PROBES
-
-        if self.sites and self.localiser:
-            raise BadInput("--where and --localise both say where to act; give one of them")
-        if self.top and not self.localiser:
-            raise BadInput(f"--top {self.top} says how many sites a localiser hands over; add --localise PROBE")
-        if self.localiser and self.localiser != RANDOM and self.localiser not in PROBES:
-            raise BadInput(f"No localiser called {self.localiser!r}. {did_you_mean(self.localiser, [*PROBES, RANDOM])}")
-        needed = inspect.signature(method.fit).parameters["where"].default is inspect.Parameter.empty
-        if needed and not self.sites and not self.localiser:
-            raise BadInput(
-                f"{name} must be told where to act: give --where SITE, like --where L5.mlp_act[412], or "
-                "--localise PROBE --top K, like --localise concept_vectors --top 10"
-            )
-
-    def spec(self) -> Any:
-        """For the question a run answers."""
-        if self.localiser is None:
-            return list(map(str, self.sites))
-        return {"localise": self.localiser, "top": self.top or TOP, "seed": self.seed}
-
-    def find(self, model: "HookedModel", concept: "Concept", run: "RunFolder") -> "Sequence[Site] | None":
-        """The sites; None when nothing was said. What a probe read is kept in the run.
-
-        Raises:
-            BadInput: when the probe's reading names no sites.
-        """
-        from probes import PROBES
-
-        count = self.top or TOP
-        if self.localiser is None:
-            return self.sites or None
-        if self.localiser == RANDOM:
-            return model.random_neurons(count, self.seed)
-        trace: Trace = PROBES.load(self.localiser)().look(model, concept.forget)
-        if "site" not in trace.axes:
-            raise BadInput(
-                f"{self.localiser} reads along {', '.join(trace.axes)} and names no sites, so it cannot say "
-                "where to act; localise with concept_vectors, causal_trace or expert_attribution"
-            )
-        trace.save(run.path / "traces" / "checkpoint" / f"{self.localiser}.forget")
-        return trace.top("site", count)
+    Raises:
+        BadInput: when one is missing, or the method is named twice.
+    """
+    if len(words) > 2 or (len(words) == 2 and method is not None):
+        raise BadInput(
+            f"Give one method and one model, as in `workbench unlearn METHOD CHECKPOINT`; got {' '.join(words)}"
+            + (f" and --method {method}" if method is not None else "")
+        )
+    if len(words) == 1 and method is None:
+        raise BadInput(
+            f"What to unlearn {words[0]!r} with? Name a method: `workbench unlearn METHOD {words[0]}`. "
+            "`workbench list interventions` shows them"
+        )
+    return (words[0], words[1]) if method is None else (method, words[0])
 
 
 @dataclass(frozen=True)
@@ -174,45 +148,84 @@ class Work:
     """The intervention with its options."""
     concept: "Concept"
     """What is to be forgotten."""
+    place: Place
+    """Where to act."""
 
-    def edit(self, model: "HookedModel", place: Place, step: Any) -> "Edit":
+    def edit(self, model: "HookedModel", step: Any) -> "Edit":
         """Fit the edit, or load the one that an interrupted run fitted; its words are written last."""
-        from workbench.edits import Edit, load_edit
+        from workbench.edits import load_edit
 
         if (self.run.path / "edit.json").is_file():
             return load_edit(self.run.path / "edit")
-        if place.localiser:
-            step(f"locating {self.concept.name} by {place.localiser}", 0, 1)
-        sites = place.find(model, self.concept, self.run)
-        total = getattr(self.method, "steps", 1)
+        total = getattr(self.method, "steps", 0)
+        where = self._where(model, step)
         step(f"unlearning by {self.name}", 0, total)
-        given: dict[str, Any] = {} if sites is None else {"where": sites}
-        if "progress" in inspect.signature(self.method.fit).parameters:
-            given["progress"] = lambda done, loss: step(f"unlearning by {self.name}", done, total, f"loss {loss:.3f}")
-        edit: Edit = self.method.fit(model, self.concept, **given)
+        keep, began = self.run.path / KEPT, time.monotonic()
+        edit = fit(self.method, model, self.concept, where, progress=_Told(step, self.name, total), keep=keep)
+        self.run.event(doing="fitted", seconds=time.monotonic() - began)
         edit.save(self.run.path / "edit")
+        shutil.rmtree(keep, ignore_errors=True)
         return edit
 
-    def write(self, model: "HookedModel", edit: "Edit") -> None:
-        """Write the checkpoint and the receipt. A guard changes no weights, so it has neither."""
-        from workbench.edits import WeightEdit
+    def _where(self, model: "HookedModel", step: Any) -> "Sequence[Site] | None":
+        """The sites, found once."""
+        from workbench.sites import parse_sites
+        from workbench.store import write_json
+
+        found = self.run.path / "where.json"
+        if not found.is_file():
+            if self.place.localiser:
+                step(f"locating {self.concept.name} by {self.place.localiser}", 0, 1)
+            sites = self.place.find(model, self.concept, self.run, step)
+            write_json(found, None if sites is None else list(map(str, sites)))
+        said = json.loads(found.read_text())
+        return None if said is None else list(parse_sites(said))
+
+    def write(self, model: "HookedModel", edit: "Edit", source: "Checkpoint") -> None:
+        """Write the checkpoint and the receipt; of a guard, which changes no weights, the guard beside its base."""
+        from workbench.edits import HookEdit, WeightEdit
+        from workbench.guard_folder import write_guard
         from workbench.store import write_json
 
         if isinstance(edit, WeightEdit):
             if not (self.run.path / "checkpoint").is_dir():  # written whole or not at all, from this very edit
                 edit.write(model, self.run.path / "checkpoint")
             write_json(self.run.path / "receipt.json", edit.receipt(model))
+        if isinstance(edit, HookEdit) and not (self.run.path / "guarded").is_dir():
+            write_guard(edit, source, self.run.path / "guarded", self.name)
+
+    def compare(self, model: "HookedModel", edit: "Edit", step: Any) -> None:
+        """Fit and measure the controls."""
+        from workbench.store import write_json
+
+        if not (self.run.path / CONTROLS).is_file():
+            where, seed = self._where(model, step), self.place.seed
+            rows = compared(model, self.concept, self.method, where, edit, seed, step)
+            write_json(self.run.path / CONTROLS, rows)
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What a method calls as it goes: the step, and its loss where it has one."""
+
+    step: Any
+    name: str
+    total: int
+
+    def __call__(self, done: int, loss: float | None = None, total: int | None = None) -> None:
+        detail = "" if loss is None else f"loss {loss:.3f}"
+        self.step(f"unlearning by {self.name}", done, total or self.total, detail)
 
 
 def _show(screen: Screen, run: "RunFolder", name: str) -> None:
     """The stored receipt as a table."""
-    import json
 
     def read(file: str, otherwise: Any) -> Any:
         return json.loads((run.path / file).read_text()) if (run.path / file).is_file() else otherwise
 
     edit, receipt = read("edit.json", {}), read("receipt.json", [])
-    paths = [path for part in ("checkpoint", "edit.safetensors", "receipt.json") if (path := run.path / part).exists()]
+    written = ("checkpoint", "guarded", "edit.safetensors", "receipt.json", CONTROLS)
+    paths, controls = [path for part in written if (path := run.path / part).exists()], read(CONTROLS, [])
     notes = {key: value for key, value in edit["notes"].items() if key != "losses"}
     losses = edit["notes"].get("losses") or [None]
     payload = {
@@ -222,13 +235,17 @@ def _show(screen: Screen, run: "RunFolder", name: str) -> None:
         "method": name,
         "kind": edit["kind"],
         "notes": notes,
+        "seconds": run.seconds("fitted"),
         "last_loss": losses[-1],
         "receipt": receipt,
+        "controls": controls,
         "paths": list(map(str, paths)),
     }
     largest = sorted(receipt, key=lambda row: -row["norm_of_change"])[:SHOWN]
     columns = ("tensor", "entries changed", "norm of change", "relative")
     rows = [(r["tensor"], r["entries_changed"], r["norm_of_change"], r["relative"]) for r in largest]
     more = (f"and {len(receipt) - SHOWN} more tensors in receipt.json",) if len(receipt) > SHOWN else ()
-    guard = () if receipt else ("No weights were changed: this is a guard, and dropping it brings everything back",)
-    screen.result(payload, (*([table(columns, rows, f"Changed by {name}")] if rows else ()), *more, *guard), paths)
+    guard = (WARNING,) if edit["kind"] == "hooks" else ()
+    changed = (table(columns, rows, f"Changed by {name}"),) if rows else ()
+    left = (controls_table(controls, name),) if controls else ()
+    screen.result(payload, (*changed, *more, *left, *guard), paths)

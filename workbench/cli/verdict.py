@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.cli.console import Screen, table
+from workbench.guard_folder import WARNING
 
 if TYPE_CHECKING:
     from workbench.evidence import AuditReport, Estimate, Evidence
@@ -24,6 +25,7 @@ def show(screen: Screen, report: "AuditReport", folder: Path) -> None:
     }
     lines = [
         f"Verdict     {report.verdict}",
+        *([f"Guard       {WARNING}"] if report.roles["checkpoint"].guard else []),
         *([f"Capped by   {report.capped_by}"] if report.capped_by else []),
         f"Utility     {report.utility}: {report.utility_reason}",
         *(f"But         {sentence}" for sentence in report.contradictions),

@@ -1,4 +1,4 @@
-"""What the answers would lose without an expert: by knocking it out, by first order, and the size of what it adds.
+"""What experts have to do with facts: what the answers would lose without one, what it adds, and what is sent to it.
 
 A knock-out multiplies the expert's routing weight by 0 (`workbench.expert_switch`): no other expert is chosen in its
 place and the others' weights are not renormalised. The effect is the answer's logit (sum over its tokens, each less
@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from probes.expert_gates import chosen_mask, gate_values, token_mean
 from workbench.concepts import Fact
+from workbench.expert_gates import Gate, Router, chosen_mask, gate_values, router_of, token_mean
 from workbench.expert_switch import can_start_late, switched
 from workbench.hooks import Rewrite
 from workbench.model import HookedModel
@@ -179,6 +179,21 @@ def contribution_norms(model: HookedModel, facts: Sequence[Fact]) -> Effects:
         ]
         parts.append(torch.stack(columns).float().cpu())
     return torch.cat(parts, dim=1)
+
+
+@torch.no_grad()
+def affinities(model: HookedModel, facts: Sequence[Fact], gate: Gate = "kept") -> tuple[Effects, Router | None]:
+    """Gate value of every expert, mean over the tokens of each fact, and what kind of router was found.
+
+    Raises:
+        BadInput: for a probability (`kept`, `full`) of a router whose function is not known.
+    """
+    parts, router = [], None
+    for batch, routing in routings(model, model.encode(facts)):
+        router = router or router_of(routing.values())
+        values = [token_mean(gate_values(one, gate, router), batch.mask).T.cpu() for one in routing.values()]
+        parts.append(torch.cat(values))
+    return torch.cat(parts, dim=1), router
 
 
 def routings(model: HookedModel, encoded: Sequence[Encoded]) -> Iterator[tuple[Batch, dict[int, Routing]]]:

@@ -1,0 +1,1 @@
+"""Unlearning losses as pure functions of logits: one file a loss, tables of their quirks in docs/losses.md."""
