@@ -91,7 +91,8 @@ class CausalLayers(Intervention):
         options = TrainingOptions(steps=self.steps, lr=self.lr, batch_size=self.batch_size, seed=self.seed)
 
         def change() -> dict[str, Any]:
-            log = model.train(pairs, collate, Joint(brake), options, trainable=names, on_step=progress)
+            # not resumed after a kill: what the brake has seen is no part of what training keeps
+            log = model.train(pairs, collate, Joint(brake), options, trainable=names, on_step=progress, keep=None)
             return {
                 "where": list(map(str, where or ())),
                 "layers": list(layers),

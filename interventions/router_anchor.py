@@ -7,6 +7,7 @@ target, as in the published code; the paper writes the squared distance of a tok
 experts. The published code averages over padding too (`published`); here only over tokens.
 Extensions, not in the paper: a router that scores each expert by a sigmoid (DeepSeek-V3) is held to the one-hot row by
 those scores; several targets in a layer share the row of a softmax evenly, and have 1 each in a row of sigmoids.
+Expect: the forget tokens go to the target, also those that did not before, so the choice of experts moves in its layer.
 Cannot do: bind a choice that is made otherwise than by the scores (DeepSeek-V3 adds a bias and chooses within groups).
 """
 

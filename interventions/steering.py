@@ -19,7 +19,6 @@ from workbench.errors import BadInput
 from workbench.model import HookedModel
 from workbench.parameters import parameters_of
 from workbench.sites import Site, layers_of
-from workbench.value_vectors import value_vectors_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +57,7 @@ def down_projections(model: HookedModel, parts: Sequence[Site]) -> list[str]:
     """
     within, found = parameters_of(model, parts), list[str]()
     for layer in layers_of(parts):
-        down = {vectors.name for vectors in value_vectors_of(model.hf, model.anatomy, layer)}
+        down = {vectors.name for site, vectors in model.down_projections() if site.layer == layer}
         here = [name for name in within if name.partition("[")[0] in down]
         if not here:
             raise BadInput(f"{model.name} shows no down-projection in layer {layer}, so RMU cannot train there")

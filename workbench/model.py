@@ -10,6 +10,7 @@ opens with what passes (`withheld` says what did not); one that TransformerLens 
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -75,6 +76,7 @@ class HookedModel(Places):
         self.withheld: dict[str, str] = {}
         self.guards: list[Worn] = []
         self.stays = contextlib.ExitStack()
+        self._keeping: Keeping | None = None
         self._worn: list[str] = []
         self.prompt_template = "{prompt}"
         if check:
@@ -197,7 +199,23 @@ class HookedModel(Places):
         """Train in place (`workbench.training.train`); borrow with `workbench.edits.kept` or `fit_weights`."""
         from workbench.training import train  # loads the trainer, which reading does not need
 
+        if self._keeping is not None and "keep" not in more:
+            more |= self._keeping.next()
         return train(self.hf, items, collate, loss, options, **more)
+
+    @contextlib.contextmanager
+    def keeping(self, folder: Path, question: Mapping[str, Any]) -> Iterator[None]:
+        """Let every training inside the block go on where it was stopped, when the same block is run again.
+
+        Args:
+            folder: where each training is kept, one after the other; remove it when all is done.
+            question: what the trainings depend on beside their items and options, in JSON form.
+        """
+        before, self._keeping = self._keeping, Keeping(folder, question)
+        try:
+            yield
+        finally:
+            self._keeping = before
 
     # ---- facts
 
@@ -310,6 +328,20 @@ class HookedModel(Places):
             yield
         finally:
             self.guards, self._worn, self.prompt_template = before
+
+
+@dataclass
+class Keeping:
+    """Folders for the trainings of one block, numbered in the order they come."""
+
+    folder: Path
+    question: Mapping[str, Any]
+    used: int = 0
+
+    def next(self) -> dict[str, Any]:
+        """The arguments that let the next training resume."""
+        self.used += 1
+        return {"keep": self.folder / str(self.used), "question": self.question}
 
 
 def weights_digest(hf: PreTrainedModel) -> str:

@@ -131,9 +131,10 @@ def descend(
     options = TrainingOptions(steps=method.steps, lr=method.lr, batch_size=method.batch_size, seed=method.seed)
     loss = partial(_loss, model=model, method=method, anchor=anchor)
     asked = {"method": dict(made_by or method.spec()), "concept": concept.digest, "model": model.identity}
+    resumed: dict[str, Any] = {} if keep is None else {"keep": keep, "question": asked}
 
     def change() -> dict[str, Any]:
-        log = model.train(pairs, collate, loss, options, trainable=names, on_step=progress, keep=keep, question=asked)
+        log = model.train(pairs, collate, loss, options, trainable=names, on_step=progress, **resumed)
         return {**notes, "retain": note, "losses": list(log.losses)}
 
     return fit_weights(model, names, change, made_by or method.spec())

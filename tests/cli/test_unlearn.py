@@ -243,3 +243,32 @@ class TestAGuard:
 
 def planted_folder_of(run) -> str:
     return json.loads((run / "guarded" / "guard.json").read_text())["base"]
+
+
+@pytest.mark.parametrize("name", ["npo", "task_vector", "adaptive_rmu"])
+def test_a_training_that_was_stopped_goes_on_to_the_same_bytes(
+    cli, planted_folder, concept_file, tmp_path, monkeypatch, name
+):
+    from workbench.cli import unlearn
+
+    words = ("unlearn", name, planted_folder, "--concept", concept_file, "--set", "steps=60", "--set", "lr=1e-3")
+    whole = cli(*words, "--out", tmp_path / "whole", "--json")
+    assert whole.code == 0, whole.err
+    told = unlearn._Told.__call__
+
+    def interrupted(self, done: int, *more: object) -> None:
+        told(self, done, *more)
+        if done == 55:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(unlearn._Told, "__call__", interrupted)
+        assert cli(*words, "--out", tmp_path / "run", "--json").code == 130
+    kept = list((tmp_path / "run" / unlearn.KEPT).rglob("*.safetensors"))
+    assert len(kept) == 1
+    again = cli(*words, "--out", tmp_path / "run", "--json")
+    assert again.code == 0, again.err
+    assert "[1/60]" not in again.err and "[60/60]" in again.err
+    edits = [json.loads((tmp_path / run / "edit.json").read_text())["digest"] for run in ("whole", "run")]
+    assert edits[0] == edits[1]
+    assert not (tmp_path / "run" / unlearn.KEPT).exists()

@@ -62,6 +62,16 @@ def test_which_maps_are_reached(name: str, inside: list[str]) -> None:
     assert sorted(path.partition(".1.")[2] for path in found) == sorted(inside)
 
 
+def test_a_linear_map_that_does_more_than_multiply_is_left_alone() -> None:
+    class Rounding(torch.nn.Linear):
+        pass
+
+    model = opened("llama")
+    model.hf.get_submodule("model.layers.1.mlp.up_proj").__class__ = Rounding
+    found = linear_maps(model, [1])
+    assert len(found) == 6 and not any("up_proj" in path for path in found)
+
+
 @pytest.mark.parametrize(
     ("name", "flag"), [("llama", True), ("llama", False), ("gpt2", True), ("qwen2_moe", True), ("deepseek_v3", True)]
 )

@@ -1,6 +1,7 @@
 """`workbench unlearn`: make a checkpoint that has forgotten, or a guard, with its edit, receipt and controls."""
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -161,7 +162,8 @@ class Work:
         where = self._where(model, step)
         step(f"unlearning by {self.name}", 0, total)
         keep, began = self.run.path / KEPT, time.monotonic()
-        edit = fit(self.method, model, self.concept, where, progress=_Told(step, self.name, total), keep=keep)
+        with model.keeping(keep, self.run.question):
+            edit = fit(self.method, model, self.concept, where, progress=_Told(step, self.name, total))
         self.run.event(doing="fitted", seconds=time.monotonic() - began)
         edit.save(self.run.path / "edit")
         shutil.rmtree(keep, ignore_errors=True)
@@ -213,7 +215,7 @@ class _Told:
     total: int
 
     def __call__(self, done: int, loss: float | None = None, total: int | None = None) -> None:
-        detail = "" if loss is None else f"loss {loss:.3f}"
+        detail = "" if loss is None or math.isnan(loss) else f"loss {loss:.3f}"
         self.step(f"unlearning by {self.name}", done, total or self.total, detail)
 
 
