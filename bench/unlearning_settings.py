@@ -44,7 +44,13 @@ DENSE, MOE = ("dense",), ("moe",)
 
 SETTINGS: tuple[Setting, ...] = (
     Setting("concept_ablation", (*TRACED, *options(mode="zero")), "48 neurons, traced", DENSE),
-    Setting("concept_ablation", (*TRACED, *options(mode="needle")), "48 neurons, traced", DENSE, "Needle"),
+    Setting(
+        "concept_ablation",
+        (*TRACED, *options(mode="needle", sigma=3, ascent_lr=0.01)),
+        "48 neurons, traced",
+        DENSE,
+        "Needle",
+    ),
     Setting(
         "concept_ablation",
         ("--localise", "random", "--top", "48", *options(mode="zero")),
@@ -71,7 +77,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("adaptive_rmu", options(lr=2e-3, alpha=100, steps=300), "L1, two down-projections"),
     Setting("ssd", options(alpha=4.8)),
     Setting("projection_erasure", ("--where", "L3.mlp_out"), "L3's MLP"),
-    Setting("crisp", options(lr=1e-3, steps=100), "up to L2"),
+    Setting("crisp", options(lr=3e-3, beta=0.9, steps=100), "up to L2", DENSE),
+    Setting("crisp", options(lr=1e-3, steps=100), "up to L2", MOE),
     Setting("causal_layers", (*TRACED[:3], "2", *options(lr=3e-4, steps=100)), "2 MLPs, traced", DENSE),
     Setting(
         "causal_layers", ("--where", "L2.mlp_out", "--where", "L3.mlp_out", *options(lr=3e-4, steps=100)), "L2, L3", MOE

@@ -99,7 +99,8 @@ def run(
             hooks.enter_context(tapped(experts, shape, changes["expert"], changes["gate"]))
         out = model.hf(**_inputs(model, batch, prefix, remember), **_kept(logits))
     chosen = {site: _slice(model, site, acts[site.whole]) for site in read}
-    said = None if logits is False else _said(model, batch, out.logits, logits)
+    with torch.set_grad_enabled(grad):  # a speech may run the model once more
+        said = None if logits is False else _said(model, batch, out.logits, logits)
     return Run(said, chosen, out.past_key_values if remember else None)
 
 

@@ -41,7 +41,9 @@ def test_what_is_said_is_the_models_logits_less_the_assistants(dense_bench, edit
     with wearing(model, edit.speech.tensors), handing_on(model, range(1, model.n_layers)):
         assistant = model.hf(**batch.inputs(model.device), use_cache=False).logits.detach()
     with edit.on(model):
-        said = model.run(batch).logits.detach()
+        said = model.run(batch).logits
+        assert model.run(batch, grad=True).logits.requires_grad
+    assert not said.requires_grad  # the assistant's pass is one of the guard's, not of a training
     expected = base - 0.8 * heeded(base.flatten(0, 1), assistant.flatten(0, 1), 0.01).view_as(base)
     assert torch.allclose(said[batch.mask], expected[batch.mask], atol=1e-4)
     assert torch.equal(said[~batch.mask], base[~batch.mask])
