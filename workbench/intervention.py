@@ -36,7 +36,12 @@ class Intervention(Method):
         Raises:
             BadInput: when the method is not localised, or was given no sites.
         """
-        if not where or not self.localised:
+        if not self.localised:
+            raise BadInput(
+                f"{type(self).__name__} does not act at chosen sites, so there are no random ones to compare with: "
+                "leave --controls out"
+            )
+        if not where:
             raise BadInput(
                 f"{type(self).__name__} was not told where to act, so there are no sites to compare with random ones: "
                 "give --where or --localise, or leave --controls out"

@@ -175,6 +175,9 @@ class TestControls:
     def test_without_sites_there_is_nothing_to_compare(self, cli, planted_folder, concept_file):
         said = cli("unlearn", "npo", planted_folder, "--concept", concept_file, "--set", "steps=1", "--controls")
         assert said.code == 2 and "was not told where to act" in said.err
+        said = cli("unlearn", "guard_decoding", planted_folder, "--concept", concept_file, "--controls")
+        assert said.code == 2 and "does not act at chosen sites" in said.err
+        assert not list(Path("runs").glob("*"))  # refused before anything was fitted
 
 
 class TestAStoredReading:

@@ -111,6 +111,8 @@ def unlearn(
     else:
         with run.running(checkpoint=source.record), source.open() as model, progress(screen) as step:
             work = Work(run, name, made, wanted, place)
+            if controls:
+                work.require_controls(model, step)
             edit = work.edit(model, step)
             work.write(model, edit, source)
             if controls:
@@ -175,13 +177,14 @@ class Work:
         from workbench.store import write_json
 
         found = self.run.path / "where.json"
-        if not found.is_file():
-            if self.place.localiser:
-                step(f"locating {self.concept.name} by {self.place.localiser}", 0, 1)
-            sites = self.place.find(model, self.concept, self.run, step)
-            write_json(found, None if sites is None else list(map(str, sites)))
-        said = json.loads(found.read_text())
-        return None if said is None else list(parse_sites(said))
+        if found.is_file():
+            return list(parse_sites(json.loads(found.read_text())))
+        if self.place.localiser:
+            step(f"locating {self.concept.name} by {self.place.localiser}", 0, 1)
+        sites = self.place.find(model, self.concept, self.run, step)
+        if sites is not None:
+            write_json(found, list(map(str, sites)))
+        return sites
 
     def write(self, model: "HookedModel", edit: "Edit", source: "Checkpoint") -> None:
         """Write the checkpoint and the receipt; of a guard, which changes no weights, the guard beside its base."""
@@ -195,6 +198,14 @@ class Work:
             write_json(self.run.path / "receipt.json", edit.receipt(model))
         if isinstance(edit, HookEdit) and not (self.run.path / "guarded").is_dir():
             write_guard(edit, source, self.run.path / "guarded", self.name)
+
+    def require_controls(self, model: "HookedModel", step: Any) -> None:
+        """Refuse a method that has nothing to be compared with, before anything is fitted.
+
+        Raises:
+            BadInput: saying why.
+        """
+        self.method.controls(model, self._where(model, step), self.place.seed)
 
     def compare(self, model: "HookedModel", edit: "Edit", step: Any) -> None:
         """Fit and measure the controls."""
