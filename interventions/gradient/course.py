@@ -38,6 +38,20 @@ class Course:
     """One number for each update made, if the loss tells one."""
     _now: list[float] = field(default_factory=list)
 
+    @property
+    def history(self) -> list[float]:
+        """What was told of every update made.
+
+        Raises:
+            BadInput: when a resumed training lacks it.
+        """
+        if len(self.told) != self.done:
+            raise BadInput(
+                f"The training went on from update {self.done}, but {str(self.file)!r} tells of {len(self.told)}: "
+                "remove its folder to begin anew"
+            )
+        return self.told
+
     def tell(self, value: float) -> None:
         """Say a number of the present pass; an update of several passes remembers their mean."""
         self._now.append(value)

@@ -51,6 +51,9 @@ from workbench.training import TrainingOptions
 
 __all__ = ["Anchor", "GradientMethod", "Need", "Pair", "Progress", "collate", "descend", "pair", "retain_facts"]
 
+KEEP_EVERY = 50
+"""Updates between two writes of what a stopped fit goes on from."""
+
 Need = Literal["original", "reference", "other", "labels", "retain"]
 """What a loss can ask for: the start model's log-probability of each forget answer (and of each other answer), its
 log-probabilities at every token of the forget answers, other answers, other labels, and retain facts whatever their
@@ -245,7 +248,16 @@ def descend(
 
     def change() -> dict[str, Any]:
         log = model.train(
-            pairs, collate, loss, options, trainable=names, masks=masks, on_step=course, keep=keep, question=asked
+            pairs,
+            collate,
+            loss,
+            options,
+            trainable=names,
+            masks=masks,
+            on_step=course,
+            keep=keep,
+            keep_every=KEEP_EVERY,
+            question=asked,
         )
         return {**notes, **_about(pairs, masks), "retain": note, "losses": list(log.losses)}
 

@@ -45,7 +45,7 @@ class Pdu(GradientMethod):
 
     def dual(self, course: Course) -> float:
         """The dual variable now: the start value, moved by each retain loss that was told."""
-        return reduce(self._moved, course.told, self.multiplier)
+        return reduce(self._moved, course.history, self.multiplier)
 
     def _moved(self, multiplier: float, retain: float) -> float:
         return dual_step(multiplier, retain, self.bound, self.rate)

@@ -67,7 +67,9 @@ def measured(
         second = mean_gradients(model, retain, names, size)
         weights = {n: model.parameter(n).detach().to(first[n].dtype) for n in names}
         return best({n: wagle(weights[n], first[n], second[n], mu) for n in names}, share, within)
-    return best({n: (salun if name == "salun" else sure)(first[n]) for n in names}, share, within)
+    if name == "sure":
+        return best({n: sure(first[n]) for n in names}, share, within, ties=True)
+    return best({n: salun(first[n]) for n in names}, share, within)
 
 
 def _fisher(model: HookedModel, facts: Sequence[Fact], names: Sequence[str]) -> dict[str, Tensor]:

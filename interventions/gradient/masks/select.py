@@ -14,7 +14,10 @@ from workbench.errors import BadInput
 
 
 def best(
-    scores: Mapping[str, Float[Tensor, "..."]], share: float, within: Mapping[str, Bool[Tensor, "..."]] | None = None
+    scores: Mapping[str, Float[Tensor, "..."]],
+    share: float,
+    within: Mapping[str, Bool[Tensor, "..."]] | None = None,
+    ties: bool = False,
 ) -> dict[str, Bool[Tensor, "..."]]:
     """Masks of the entries of highest score; tensors of which none is chosen are left out.
 
@@ -22,6 +25,7 @@ def best(
         scores: by parameter.
         share: of the entries that may move, 0 to 1.
         within: which entries may move, by parameter; None for all.
+        ties: choose all entries that are equal to the last one chosen, so that what shares a score stays together.
 
     Raises:
         BadInput: when nothing would be chosen, or the scores tell nothing apart.
@@ -40,7 +44,7 @@ def best(
             "The mask selects nothing: every weight that may move has score 0, so the facts have no gradient there. "
             "Choose other places, or mask=none"
         )
-    chosen = _highest(flat, count)
+    chosen = _highest(flat, count, ties)
     return _spread(scores, allowed, chosen)
 
 
@@ -48,10 +52,12 @@ def _inside(score: Tensor, allowed: Tensor | None) -> Float[Tensor, " n"]:
     return score.flatten() if allowed is None else score[allowed]
 
 
-def _highest(flat: Float[Tensor, " n"], count: int) -> Bool[Tensor, " n"]:
-    """The `count` highest; of equal ones the first."""
+def _highest(flat: Float[Tensor, " n"], count: int, ties: bool) -> Bool[Tensor, " n"]:
+    """The `count` highest; of equal ones the first, or all unless they are 0."""
     edge = flat.kthvalue(len(flat) - count + 1).values
     chosen = flat > edge
+    if ties:
+        return (flat >= edge) & (flat > 0)
     chosen[(flat == edge).nonzero()[: count - int(chosen.sum()), 0]] = True
     return chosen
 

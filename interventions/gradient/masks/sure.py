@@ -4,7 +4,7 @@ Source: Zhang et al. 2024, https://arxiv.org/abs/2410.16454: modules whose gradi
 (90th there) are trained, at a large learning rate. Variant: rows of a matrix (vectors along its last axis) as the
 modules; a vector, such as a norm's gain, is one row.
 Expect: fewer, larger moves, which quantisation cannot undo. Cannot do: select inside a row; the share of weights is
-met only up to a row.
+exceeded by up to a row.
 """
 
 from jaxtyping import Float
