@@ -16,10 +16,14 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from workbench.errors import BadInput
+from workbench.model import HookedModel
 from workbench.tokens import Encoded, pad
 
 IGNORED = -100
 """Label of a position that is not learnt."""
+
+PASS = 16
+"""Texts a pass when answers are read without training."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,20 @@ def _unembedding(head: nn.Module | None, row: Tensor, position: Tensor, shape: t
             handle.remove()
 
 
-def require_context(model: PreTrainedModel, encoded: Sequence[Encoded], what: str) -> None:
+@torch.no_grad()
+def answers_now(model: HookedModel, encoded: Sequence[Encoded]) -> list[Float[Tensor, "token vocab"]]:
+    """The model's logits at the answer tokens of each text, float32 or better, on the CPU."""
+    found: list[Tensor] = []
+    for start in range(0, len(encoded), PASS):
+        some = encoded[start : start + PASS]
+        batch = {key: value.to(model.device) for key, value in labelled(some).items()}
+        logits = answer_logits(model.hf, batch).logits.cpu()
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        found += logits.split([len(one.answer) for one in some])
+    return found
+
+
+def require_context(model: HookedModel, encoded: Sequence[Encoded], what: str) -> None:
     """Refuse texts that are longer than the positions a model has.
 
     Args:
@@ -137,7 +154,7 @@ def require_context(model: PreTrainedModel, encoded: Sequence[Encoded], what: st
     Raises:
         BadInput: with their number and the first of them.
     """
-    limit = getattr(model.config, "max_position_embeddings", None)
+    limit = getattr(model.hf.config, "max_position_embeddings", None)
     if limit is None:
         return
     long = [i for i, text in enumerate(encoded) if len(text.ids) > limit]

@@ -23,7 +23,7 @@ from workbench.objectives import TokenLoss, answer_logits, answer_loss
 class Given:
     """One batch."""
 
-    hf: PreTrainedModel
+    model: PreTrainedModel
     """The model in training, only to be passed on."""
     batch: dict[str, Tensor]
     """As `pairs.collate` makes it."""
@@ -54,19 +54,19 @@ class Given:
     @cached_property
     def forget_loss(self) -> TokenLoss:
         """Token losses of the forget answers."""
-        return answer_loss(self.hf, self.batch, "forget.") if self.whole else _losses(self.forget)
+        return answer_loss(self.model, self.batch, "forget.") if self.whole else _losses(self.forget)
 
     @cached_property
     def retain_loss(self) -> TokenLoss:
         """Token losses of the retain answers."""
-        return answer_loss(self.hf, self.batch, "retain.") if self.whole else _losses(self.retain)
+        return answer_loss(self.model, self.batch, "retain.") if self.whole else _losses(self.retain)
 
     def pass_forget(self) -> None:
         """Let the forget facts pass through the model now, if they did not yet."""
         _ = self.forget_loss
 
     def _said(self, prefix: str) -> Said:
-        found = answer_logits(self.hf, self.batch, prefix, self.whole)
+        found = answer_logits(self.model, self.batch, prefix, self.whole)
         return Said(found.logits, found.token, found.row, found.rows)
 
     @property

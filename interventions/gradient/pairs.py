@@ -17,16 +17,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interventions.gradient.losses.kl_stored import TopK
-from interventions.gradient.losses.said import wide
 from workbench.concepts import Concept, Fact
 from workbench.errors import BadInput
 from workbench.model import HookedModel
-from workbench.objectives import answer_logits, labelled, require_context
+from workbench.objectives import answers_now, labelled, require_context
 from workbench.scoring import score
 from workbench.tokens import Encoded
-
-PASS = 16
-"""Facts a pass when references are computed."""
 
 Reference = Float[Tensor, "token vocab"] | TopK
 """Log-probabilities of the start model at each token of an answer."""
@@ -82,23 +78,11 @@ def texts(model: HookedModel, facts: Sequence[Fact], what: str, scored: bool = F
         BadInput: for texts longer than the model's context, or none to score.
     """
     encoded = model.encode(facts)
-    require_context(model.hf, encoded, what)
+    require_context(model, encoded, what)
     if not scored:
         return [Text(one) for one in encoded]
     original = score(model, facts).logprob.tolist()
     return [Text(one, value) for one, value in zip(encoded, original, strict=True)]
-
-
-@torch.no_grad()
-def answers_now(model: HookedModel, encoded: Sequence[Encoded]) -> list[Float[Tensor, "token vocab"]]:
-    """The model's logits at the answer tokens of each text, float32 or better, on the CPU."""
-    found: list[Tensor] = []
-    for start in range(0, len(encoded), PASS):
-        some = encoded[start : start + PASS]
-        batch = {key: value.to(model.device) for key, value in labelled(some).items()}
-        logits = wide(answer_logits(model.hf, batch).logits).cpu()
-        found += logits.split([len(one.answer) for one in some])
-    return found
 
 
 def with_references(model: HookedModel, given: Sequence[Text], top: int | None = None) -> list[Text]:

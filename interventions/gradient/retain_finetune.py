@@ -47,4 +47,4 @@ class RetainFinetune(GradientMethod):
 
     def forget_loss(self, given: Given) -> Float[Tensor, ""]:
         """None."""
-        return torch.zeros((), device=given.hf.device)
+        return torch.zeros((), device=given.model.device)

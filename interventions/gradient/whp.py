@@ -22,10 +22,10 @@ from torch import Tensor
 from interventions.gradient.descend import GradientMethod, Need
 from interventions.gradient.given import Given
 from interventions.gradient.losses.whp import generic_logits
-from interventions.gradient.pairs import Text, answers_now
+from interventions.gradient.pairs import Text
 from workbench.edits import kept
 from workbench.model import HookedModel
-from workbench.objectives import answer_nll, labelled
+from workbench.objectives import answer_nll, answers_now, labelled
 
 
 class Whp(GradientMethod):

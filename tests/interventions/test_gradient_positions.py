@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from interventions.gradient.losses.said import Said
-from tests.zoo import ARCHITECTURES, MOE_CONFIGS, make
+from tests.zoo import ARCHITECTURES, MOE_CONFIGS, make, tokenizer
+from workbench.errors import BadInput
+from workbench.model import HookedModel
 from workbench.objectives import answer_logits, labelled, require_context, token_loss
 from workbench.tokens import Encoded
 
@@ -82,11 +84,8 @@ def test_one_row_of_one_answer_token_is_no_special_case(gemma) -> None:
         assert found.token.tolist() == list(text.answer)
 
 
-def test_a_model_without_a_limit_takes_any_length(gemma) -> None:
-    limit = gemma.config.max_position_embeddings
-    require_context(gemma, [Encoded((0,) * limit, 1, (0,))], "forget")
-    require_context(torch.nn.Module.__new__(_Limitless), [Encoded((0,) * 9999, 1, (0,))], "forget")
-
-
-class _Limitless(type(make("llama"))):
-    config = object()
+def test_texts_up_to_the_context_pass_and_longer_ones_are_counted(gemma) -> None:
+    model, limit = HookedModel(gemma, tokenizer(), check=False), gemma.config.max_position_embeddings
+    require_context(model, [Encoded((0,) * limit, 1, (0,))], "forget")
+    with pytest.raises(BadInput, match=f"1 of 2 forget texts .* {limit} tokens: number 1 with {limit + 1}"):
+        require_context(model, [Encoded((0, 1), 1, (0,)), Encoded((0,) * (limit + 1), 1, (0,))], "forget")

@@ -5,12 +5,10 @@ Cannot do: large models in little memory: one or two gradients of all that may m
 float64 while the threshold is found.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
-import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from interventions.gradient.masks.fisher import fisher
@@ -20,13 +18,10 @@ from interventions.gradient.masks.sure import sure
 from interventions.gradient.masks.wagle import wagle
 from workbench.concepts import Fact
 from workbench.fisher import answer_squares
+from workbench.mean_gradients import PASS, mean_gradients
 from workbench.model import HookedModel
-from workbench.objectives import answer_nll, labelled
 
 MaskName = Literal["none", "wagle", "salun", "sure", "fisher"]
-
-PASS = 16
-"""Facts a gradient."""
 
 USE_RETAIN = ("wagle", "fisher")
 """Masks that look at retain facts."""
@@ -75,40 +70,3 @@ def measured(
 def _fisher(model: HookedModel, facts: Sequence[Fact], names: Sequence[str]) -> dict[str, Tensor]:
     sums, count = answer_squares(model, facts, names)
     return {name: total / count for name, total in sums.items()}
-
-
-def mean_gradients(
-    model: HookedModel, facts: Sequence[Fact], names: Sequence[str], size: int = PASS
-) -> dict[str, Float[Tensor, "..."]]:
-    """Mean over batches of the gradient of the mean token loss on facts, in float32 or better.
-
-    Args:
-        model: unchanged.
-        facts: in the order in which they are batched.
-        names: parameters.
-        size: facts a batch.
-    """
-    encoded = model.encode(facts)
-    parameters = [model.parameter(name) for name in names]
-    sums = [torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in parameters]
-    starts = range(0, len(encoded), size)
-    with _differentiable(parameters), torch.enable_grad():
-        for start in starts:
-            batch = {key: t.to(model.device) for key, t in labelled(encoded[start : start + size]).items()}
-            gradients = torch.autograd.grad(answer_nll(model.hf, batch), parameters, allow_unused=True)
-            for total, gradient in zip(sums, gradients, strict=True):
-                if gradient is not None:
-                    total += gradient
-    return {name: total / len(starts) for name, total in zip(names, sums, strict=True)}
-
-
-@contextmanager
-def _differentiable(parameters: Sequence[Tensor]) -> Iterator[None]:
-    flags = [parameter.requires_grad for parameter in parameters]
-    try:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-        yield
-    finally:
-        for parameter, flag in zip(parameters, flags, strict=True):
-            parameter.requires_grad_(flag)

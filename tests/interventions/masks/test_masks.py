@@ -9,13 +9,14 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from interventions.gradient.masks.fisher import fisher
-from interventions.gradient.masks.measured import mean_gradients, measured
+from interventions.gradient.masks.measured import measured
 from interventions.gradient.masks.salun import salun
 from interventions.gradient.masks.select import best
 from interventions.gradient.masks.sure import sure
 from interventions.gradient.masks.wagle import wagle
 from workbench.demo.planted import plant
 from workbench.errors import BadInput
+from workbench.mean_gradients import mean_gradients
 from workbench.model import HookedModel
 from workbench.objectives import token_loss
 from workbench.sites import Site
