@@ -17,7 +17,7 @@ from interventions.gradient.grad_diff import GradDiff
 from interventions.gradient.idk_nll import IdkNll
 from interventions.gradient.l1_sparse import L1Sparse
 from interventions.gradient.npo import Npo, npo_loss
-from interventions.gradient.pairs import texts, with_references
+from interventions.gradient.pairs import pair_up, texts, with_references
 from interventions.gradient.pdu import Pdu
 from interventions.gradient.random_label import RandomLabel
 from interventions.gradient.simnpo import SimNpo
@@ -120,6 +120,32 @@ def test_references_are_of_the_right_text_whatever_the_order(planted) -> None:
         assert float(said) == pytest.approx(text.original, abs=1e-4)
     batch = collate(pair(model, concept.forget.facts[3:4], (), 0))
     assert float(batch["forget.original"]) == pytest.approx(given[3].original)
+
+
+def test_pairs_hold_together_and_use_every_retain_fact_in_an_order_of_the_seed(planted) -> None:
+    model, concept = planted
+    forget, retain = concept.forget.facts[:3], concept.near.facts
+    mine, theirs = texts(model, forget, "forget"), with_references(model, texts(model, retain, "retain"))
+    other = texts(model, with_others(forget, REFUSALS, 0), "other")
+    pairs, places = pair_up(mine, theirs, 0, other), {id(text): i for i, text in enumerate(theirs)}
+    assert len(pairs) == len(retain)
+    for p in pairs:
+        start = p.forget.encoded.answer_start
+        assert p.other.encoded.ids[:start] == p.forget.encoded.ids[:start]
+        assert p.other.encoded.answer != p.forget.encoded.answer
+    order = [places[id(p.retain)] for p in pairs]
+    assert sorted(order) == list(range(len(retain))) != order
+    assert [places[id(p.retain)] for p in pair_up(mine, theirs, 1, other)] != order
+
+
+def test_random_labels_depend_on_the_seed_and_are_never_the_answer(planted) -> None:
+    model, concept = planted
+    mine = texts(model, concept.forget.facts, "forget")
+    one, again, other = (RandomLabel(seed=seed).labels(model, mine, ()) for seed in (0, 0, 1))
+    for text, labels in zip(mine, one, strict=True):
+        assert not any(a == b for a, b in zip(text.encoded.answer, labels.tolist(), strict=True))
+    flat = [torch.cat(labels).tolist() for labels in (one, again, other)]
+    assert flat[0] == flat[1] != flat[2]
 
 
 def test_the_other_answers_are_refusals_or_the_facts_own_wrong_ones(planted) -> None:
