@@ -5,6 +5,7 @@ import pytest
 from bench.unlearning import COLUMNS, END, README, START, cells, markdown
 from bench.unlearning_settings import SETTINGS, Setting
 from interventions import INTERVENTIONS
+from interventions.gradient.descend import GradientMethod
 from workbench.cli.places import Place
 from workbench.cli.settings import parse_settings, with_options
 
@@ -13,8 +14,10 @@ def words_of(setting: Setting, flag: str) -> list[str]:
     return [value for word, value in zip(setting.words, setting.words[1:], strict=False) if word == flag]
 
 
-def test_every_method_of_the_catalogue_has_a_row():
-    assert set(INTERVENTIONS) == {setting.method for setting in SETTINGS}
+def test_every_method_but_some_losses_has_a_row():
+    rows = {setting.method for setting in SETTINGS}
+    missing = {name for name in set(INTERVENTIONS) - rows if not issubclass(INTERVENTIONS.load(name), GradientMethod)}
+    assert not missing and rows <= set(INTERVENTIONS)
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: f"{s.slug}-{s.kinds}")

@@ -70,7 +70,7 @@ def answer_squares(
         RunError: when a loss or a sum is not a finite number.
     """
     parameters = {name: model.parameter(name) for name in names}
-    with _differentiable(list(parameters.values())), torch.enable_grad():
+    with differentiable(list(parameters.values())), torch.enable_grad():
         return squares(parameters, _losses(model, facts, batch_size, on_batch))
 
 
@@ -87,7 +87,8 @@ def _losses(
 
 
 @contextmanager
-def _differentiable(parameters: Sequence[Tensor]) -> Iterator[None]:
+def differentiable(parameters: Sequence[Tensor]) -> Iterator[None]:
+    """While the block runs, gradients can be taken by some parameters."""
     flags = [parameter.requires_grad for parameter in parameters]
     try:
         for parameter in parameters:

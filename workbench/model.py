@@ -199,9 +199,16 @@ class HookedModel(Places):
         """Train in place (`workbench.training.train`); borrow with `workbench.edits.kept` or `fit_weights`."""
         from workbench.training import train  # loads the trainer, which reading does not need
 
-        if self._keeping is not None and "keep" not in more:
-            more |= self._keeping.next()
+        if "keep" not in more and (keep := self.next_kept()) is not None and self._keeping:
+            more |= {"keep": keep, "question": self._keeping.question}
         return train(self.hf, items, collate, loss, options, **more)
+
+    def next_kept(self) -> Path | None:
+        """The folder that the next training is kept in; None when none is to be."""
+        if self._keeping is None:
+            return None
+        self._keeping.used += 1
+        return self._keeping.folder / str(self._keeping.used)
 
     @contextlib.contextmanager
     def keeping(self, folder: Path, question: Mapping[str, Any]) -> Iterator[None]:
@@ -337,11 +344,6 @@ class Keeping:
     folder: Path
     question: Mapping[str, Any]
     used: int = 0
-
-    def next(self) -> dict[str, Any]:
-        """The arguments that let the next training resume."""
-        self.used += 1
-        return {"keep": self.folder / str(self.used), "question": self.question}
 
 
 def weights_digest(hf: PreTrainedModel) -> str:

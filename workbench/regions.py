@@ -1,15 +1,16 @@
 """`Region`: the entries of a model's parameters that some sites stand for, down to single value vectors.
 
-`workbench.parameters` knows whole parts and single experts; a region also knows the value vectors of single neurons, so
-that what acts on weights can be driven by any localiser. `only` trains a region: the gradient elsewhere is dropped as
-it arrives, and when the block ends every entry outside holds the very bits it held before, whatever an optimizer did
-(AdamW's weight decay moves entries whose gradient is zero).
+`workbench.parameters` knows whole parts and single experts; a region also knows the value vectors of single neurons,
+and what a single head's output is multiplied by, so that what acts on weights can be driven by any localiser. `only`
+trains a region: the gradient elsewhere is dropped as it arrives, and when the block ends every entry outside holds the
+very bits it held before, whatever an optimizer did (AdamW's weight decay moves entries whose gradient is zero).
 
 Read it as: `with only(model, region): model.train(..., trainable=region.names)`.
-Does not show: that the knowledge lies there. A neuron stands for what it writes, not for what makes it fire.
+Does not show: that the knowledge lies there. A neuron stands for what it writes, not for what makes it fire, and so
+does a head: queries, keys and values stay as they are (heads may share the latter two).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -49,14 +50,16 @@ def region_of(model: HookedModel, where: Sequence[Site] | None) -> Region:
 
     Args:
         model: the model.
-        where: neurons (`L5.mlp_act[412]`: their value vectors), and whatever `parameters_of` takes; None for all.
+        where: neurons (`L5.mlp_act[412]`: their value vectors), heads (`L3.head[2]`: their share of the output
+            projection), and whatever `parameters_of` takes; None for all.
 
     Raises:
-        BadInput: for no site at all, a site that is not there, or one that no entries can be named for (a head).
+        BadInput: for no site at all, a site that is not there, or one that no entries can be named for.
     """
-    neurons = [site for site in where or () if site.part == "mlp_act" and site.index is not None]
-    others = None if where is None else [site for site in where if site not in neurons]
-    names = parameters_of(model, others) if others or not neurons else []
+    inside = [site for site in where or () if is_inside(site)]
+    neurons = [site for site in inside if site.part == "mlp_act"]
+    others = None if where is None else [site for site in where if site not in inside]
+    names = parameters_of(model, others) if others or not inside else []
     whole = {name for name in names if split_name(name)[1] is None}
     masks = _slices(model, names)
     stores = dict(model.down_projections())
@@ -67,7 +70,42 @@ def region_of(model: HookedModel, where: Sequence[Site] | None) -> Region:
         rows = stores[site.whole].as_rows(mask)
         (rows if site.expert is None else rows[site.expert])[site.index] = True
         names.append(name if site.expert is None else slice_name(name, site.expert))
+    for site in inside:
+        if site.part == "head":
+            names += _add_head(model, site, masks, whole)
     return Region(tuple(dict.fromkeys(names)), masks)
+
+
+def _add_head(model: HookedModel, site: Site, masks: dict[str, Tensor], whole: Collection[str]) -> list[str]:
+    """Mark what a head's output is multiplied by; gives the name of the parameter if it does not move whole anyway."""
+    span, path = model.span(site), model.tap(site.whole).path
+    name = f"{path}.weight"
+    if name in whole or span is None:
+        return []
+    mask = masks.setdefault(name, _nothing_of(model.parameter(name)))
+    by_row = type(model.hf.get_submodule(path)).__name__ == "Conv1D"
+    (mask if by_row else mask.T)[span[0] : span[1]] = True
+    return [name]
+
+
+def is_inside(site: Site) -> bool:
+    """Whether a site is part of a matrix: a neuron or a head."""
+    return site.index is not None and site.part in ("mlp_act", "head")
+
+
+def masks_of(model: HookedModel, names: Sequence[str], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Which entries some names and masks stand for together: one mask for every parameter, those that move whole too.
+
+    Args:
+        model: the model.
+        names: parameters, or single experts' slices of them.
+        masks: of parameters that move in part only.
+    """
+    parts = {**_slices(model, names), **masks}
+    return {
+        name: parts[name] if name in parts else torch.ones_like(model.parameter(name), dtype=torch.bool)
+        for name in whole_names(names)
+    }
 
 
 def _slices(model: HookedModel, names: Sequence[str]) -> dict[str, Tensor]:

@@ -1,39 +1,63 @@
-"""The loop every gradient intervention shares: forget facts paired with retain facts, one loss, an edit at the end.
+"""The fit every gradient intervention shares: forget facts paired with retain facts, one loss, an edit at the end.
+
+    loss = forget_weight * forget loss + retain_weight * retain loss (+ an anchor's term)
 
 The model is borrowed: it is trained in place, the change is recorded, and the weights are put back bit for bit.
-What a method may train on to protect is `concept.retain`; where a source has none, the near and far facts are used
-and the edit says so, because the audit then measures utility on facts that were trained on.
+
+    pairs      what an update is made of, and what the start model made of it (once, before training)
+    given      what a loss is handed
+    course     where the training stands, for losses that change with it
+    masks/     which weights may move, by their gradients
+    losses/    the losses, as pure functions
+
+Read it as: a method of the catalogue is a `GradientMethod` that says its `forget_loss` and what it `needs` for it.
 """
 
-import random
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
-import torch
-from jaxtyping import Float
-from pydantic import Field
+from jaxtyping import Float, Int
+from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from interventions.gradient.course import Course, Progress, taken_up
+from interventions.gradient.given import Given
+from interventions.gradient.masks.measured import USE_RETAIN, MaskName, measured
+from interventions.gradient.pairs import (
+    Pair,
+    Text,
+    collate,
+    pair,
+    pair_up,
+    retain_facts,
+    texts,
+    with_references,
+)
 from workbench.concepts import Concept, Fact
 from workbench.edits import WeightEdit, fit_weights
-from workbench.errors import BadInput
+from workbench.experts import whole_names
 from workbench.intervention import Intervention
 from workbench.model import HookedModel
-from workbench.objectives import TokenLoss, answer_loss, labelled
-from workbench.parameters import parameters_of
-from workbench.scoring import score
+from workbench.regions import is_inside, masks_of, region_of
 from workbench.sites import Site
-from workbench.tokens import Encoded
 from workbench.training import TrainingOptions
 
-Progress = Callable[[int, float], None]
-"""Called with the step (from 1) and its loss."""
+__all__ = ["Anchor", "GradientMethod", "Need", "Pair", "Progress", "collate", "descend", "pair", "retain_facts"]
+
+KEEP_EVERY = 50
+"""Updates between two writes of what a stopped fit goes on from."""
+
+Need = Literal["original", "reference", "other", "labels", "retain"]
+"""What a loss can ask for: the start model's log-probability of each forget answer (and of each other answer), its
+log-probabilities at every token of the forget answers, other answers, other labels, and retain facts whatever their
+weight."""
 
 
 @runtime_checkable
@@ -52,25 +76,99 @@ class GradientMethod(Intervention):
     """Options every gradient intervention has, and the one `fit`; a method adds its forget loss."""
 
     localised: ClassVar[bool] = True
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    """What the loss asks for beside the forget answers."""
+
     steps: int = Field(60, ge=1)
     """Number of updates."""
     lr: float = Field(1e-5, gt=0)
-    """Learning rate of AdamW (no weight decay); 1e-5 suits models of billions, small ones need ten times more."""
+    """Learning rate; 1e-5 suits models of billions, small ones need ten times more."""
     batch_size: int = Field(16, ge=1)
     """Forget facts per update; with a retain loss as many retain facts join them."""
+    forget_weight: float = Field(1.0, ge=0)
+    """Weight of the forget loss."""
     retain_weight: float = Field(1.0, ge=0)
-    """Weight of the ordinary loss on retain facts; 0 leaves it out."""
+    """Weight of the retain loss; 0 leaves it out."""
+    retain: Literal["nll", "kl", "kl_reverse", "none"] = "nll"
+    """Retain loss, on the answers of retain facts: `nll` the ordinary one; `kl` KL(start model || now), `kl_reverse`
+    the other direction; `none` leaves it out."""
+    reference_top: int | None = Field(None, ge=1)
+    """How many of the start model's likeliest tokens the KL is over (the rest counts as one); all when left out."""
+    mask: MaskName = "none"
+    """Let only weights of highest score move: `wagle`, `salun`, `sure` (whole rows) or `fisher`."""
+    mask_share: float = Field(0.5, gt=0, le=1)
+    """Share of the weights that the mask lets move, of those at the places given."""
+    mask_mu: float = Field(1e-6, gt=0)
+    """Scale of the curvature in WAGLE's score."""
+    optimizer: Literal["adamw", "sophia"] = "adamw"
+    """`adamw`, or `sophia`: the second-order optimizer of SOUL."""
+    sophia_published: bool = False
+    """Sophia as SOUL's code has it: the squared gradient of every step in place of the paper's estimate."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay of what moves."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """How the learning rate falls after the warm-up."""
+    warmup_steps: int = Field(0, ge=0)
+    """Updates over which the learning rate rises from 0."""
+    accumulate: int = Field(1, ge=1)
+    """Passes an update is split over, to save memory; divides `batch_size`. Token means are then of each pass."""
+    precision: Literal["as_is", "bf16"] = "as_is"
+    """`bf16` computes passes in bfloat16 and keeps weights and optimizer as they are."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice instead of keeping them."""
+    unembed: Literal["answers", "all"] = "answers"
+    """Positions whose logits are computed: those of answers, or all, which needs more memory and rounds otherwise."""
     seed: int = 0
-    """Seed of the order of facts and of their pairing."""
+    """Seed of the order of facts, of their pairing and of what is drawn for them."""
+
+    @model_validator(mode="after")
+    def _trainable(self) -> "GradientMethod":
+        try:
+            self.training()
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+        return self
+
+    def training(self) -> TrainingOptions:
+        """How to train."""
+        names = TrainingOptions.model_fields.keys() & GradientMethod.model_fields.keys()
+        return TrainingOptions(**{name: getattr(self, name) for name in names})
 
     @abstractmethod
-    def forget_loss(self, forget: TokenLoss, original: Float[Tensor, " row"]) -> Float[Tensor, ""]:
-        """What the method makes smaller on the forget facts.
+    def forget_loss(self, given: Given) -> Float[Tensor, ""]:
+        """What the method makes smaller on the forget facts."""
 
-        Args:
-            forget: token losses of the model being trained.
-            original: summed answer log-probability under the model before training, nats.
-        """
+    def loss(self, given: Given) -> Float[Tensor, ""]:
+        """Forget loss, anchor and retain loss together; a method may join them otherwise."""
+        value = self.forget_loss(given)
+        value = value if self.forget_weight == 1 else self.forget_weight * value
+        value = value if given.extra is None else value + given.extra
+        return value + self.retain_weight * self.retain_loss(given) if self.retains else value
+
+    def retain_loss(self, given: Given) -> Float[Tensor, ""]:
+        """What is made smaller on the retain facts."""
+        return given.retain_loss.mean if self.retain == "nll" else given.retain_kl(self.retain == "kl_reverse")
+
+    @property
+    def retains(self) -> bool:
+        """Whether there is a retain loss."""
+        return self.retain != "none" and self.retain_weight > 0
+
+    def asks(self) -> frozenset[Need]:
+        """What the loss asks for with these options."""
+        return self.needs
+
+    def other_answers(self, facts: Sequence[Fact]) -> list[Fact]:
+        """The forget questions with other answers, for a method that needs `other`."""
+        raise NotImplementedError
+
+    def labels(self, model: HookedModel, forget: Sequence[Text], names: Sequence[str]) -> list[Int[Tensor, " token"]]:
+        """Tokens to learn in place of each forget answer's, for a method that needs `labels`."""
+        raise NotImplementedError
+
+    def place(self, model: HookedModel, where: Sequence[Site] | None) -> Sequence[Site] | None:  # noqa: ARG002
+        """Where to train, given what was asked for."""
+        return where
 
     def fit(
         self,
@@ -86,16 +184,19 @@ class GradientMethod(Intervention):
         Args:
             model: unchanged afterwards.
             concept: forget and retain facts.
-            where: whole parts that may move (`L3.mlp_out`); None for all parameters.
+            where: what may move: parts (`L3.mlp_out`), experts, neurons and heads (what they write); None for all.
             progress: called after every step.
             keep: folder from which the same fit goes on after it was stopped.
 
         Raises:
-            BadInput: for sites inside a tensor, or a retain loss without facts to retain.
+            BadInput: for sites that name no weights, a retain loss without facts to retain, facts longer than the
+                model's context, or a mask that selects nothing.
         """
-        names = parameters_of(model, where)
+        where = self.place(model, where)
+        region = region_of(model, where)
+        masks = region.masks if any(map(is_inside, where or ())) else {}
         said = [str(s) for s in where] if where is not None else "all parameters"
-        return descend(model, concept, self, names, {"where": said}, progress=progress, keep=keep)
+        return descend(model, concept, self, region.names, {"where": said}, masks=masks, progress=progress, keep=keep)
 
 
 def descend(
@@ -105,6 +206,7 @@ def descend(
     names: Sequence[str],
     notes: Mapping[str, Any],
     *,
+    masks: Mapping[str, Tensor] | None = None,
     anchor: Anchor | None = None,
     made_by: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
@@ -115,29 +217,108 @@ def descend(
     Args:
         model: unchanged afterwards.
         concept: forget and retain facts.
-        method: the forget loss, the weight of the retain loss, and how to train.
+        method: the loss, and how to train.
         names: parameters, or slices of them, that may move.
         notes: what the edit is to remember beside its losses.
+        masks: entries of those parameters that may move, where not all.
         anchor: a further term, read while the forget facts pass.
         made_by: `spec()` of the method that asked; None for the one that trains.
         progress: called after every step.
         keep: folder from which the same call goes on after it was stopped.
 
     Raises:
-        BadInput: for a retain loss without facts to retain.
+        BadInput: for a retain loss without facts to retain, facts that are too long, or a mask that selects nothing.
     """
-    kept, note = retain_facts(concept) if method.retain_weight else ((), "")
-    pairs = pair(model, concept.forget.facts, kept, method.seed)
-    options = TrainingOptions(steps=method.steps, lr=method.lr, batch_size=method.batch_size, seed=method.seed)
-    loss = partial(_loss, model=model, method=method, anchor=anchor)
+    retains = method.retains or "retain" in method.asks()
+    kept, note = retain_facts(concept) if retains else ((), "")
+    masks = _masked(model, concept, method, names, masks or {})
+    names = list(masks) if method.mask != "none" else _names(names, masks)
+    pairs = _pairs(model, concept.forget.facts, kept, method, names)
+    options = method.training()
+    keep = model.next_kept() if keep is None else keep
+    course = Course(
+        options.steps,
+        math.ceil(len(pairs) / options.batch_size),
+        options.accumulate,
+        None if keep is None else keep / "told.json",
+        progress,
+    )
+    moving = [model.parameter(name) for name in whole_names(names)]
+    loss = partial(_loss, model=model, method=method, anchor=anchor, course=taken_up(course, keep), moving=moving)
     asked = {"method": dict(made_by or method.spec()), "concept": concept.digest, "model": model.identity}
-    resumed: dict[str, Any] = {} if keep is None else {"keep": keep, "question": asked}
 
     def change() -> dict[str, Any]:
-        log = model.train(pairs, collate, loss, options, trainable=names, on_step=progress, **resumed)
-        return {**notes, "retain": note, "losses": list(log.losses)}
+        log = model.train(
+            pairs,
+            collate,
+            loss,
+            options,
+            trainable=names,
+            masks=masks,
+            on_step=course,
+            keep=keep,
+            keep_every=KEEP_EVERY,
+            question=asked,
+        )
+        return {**notes, **_about(pairs, masks), "retain": note, "losses": list(log.losses)}
 
     return fit_weights(model, names, change, made_by or method.spec())
+
+
+def _masked(
+    model: HookedModel,
+    concept: Concept,
+    method: GradientMethod,
+    names: Sequence[str],
+    masks: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """Which entries may move: those given, and of them those that the method's mask selects."""
+    if method.mask == "none":
+        return dict(masks)
+    retain = retain_facts(concept)[0] if method.mask in USE_RETAIN else ()
+    within = masks_of(model, names, masks)
+    forget = concept.forget.facts
+    return measured(method.mask, model, forget, retain, within, share=method.mask_share, mu=method.mask_mu)
+
+
+def _names(names: Sequence[str], masks: Mapping[str, Tensor]) -> list[str]:
+    """What may move; a parameter with a mask is named whole."""
+    return list(dict.fromkeys(whole if whole in masks else name for name in names for whole in whole_names([name])))
+
+
+def _about(pairs: Sequence[Pair], masks: Mapping[str, Tensor]) -> dict[str, Any]:
+    """How many weights masks let move, and how many of the labels to learn instead are the answers themselves."""
+    found: dict[str, Any] = {"weights": sum(int(mask.sum()) for mask in masks.values())} if masks else {}
+    drawn = {id(p.forget): p.forget for p in pairs if p.forget.labels is not None}.values()
+    if drawn:
+        same = [
+            int(a == b) for t in drawn if t.labels is not None for a, b in zip(t.encoded.answer, t.labels, strict=True)
+        ]
+        found["labels"] = {"kept": sum(same), "of": len(same)}
+    return found
+
+
+def _pairs(
+    model: HookedModel,
+    forget: Sequence[Fact],
+    retain: Sequence[Fact],
+    method: GradientMethod,
+    names: Sequence[str],
+) -> list[Pair]:
+    """The items of the training, with everything that is known before it."""
+    mine = texts(model, forget, "forget", scored=True)
+    theirs = texts(model, retain, "retain")
+    other, asked = None, method.asks()
+    if "other" in asked:
+        other = texts(model, method.other_answers(forget), "other", scored="original" in asked)
+    if "reference" in asked:
+        mine = with_references(model, mine)
+    if method.retains and method.retain != "nll":
+        theirs = with_references(model, theirs, method.reference_top)
+    if "labels" in asked:
+        drawn = method.labels(model, mine, names)
+        mine = [replace(text, labels=labels) for text, labels in zip(mine, drawn, strict=True)]
+    return pair_up(mine, theirs, method.seed, other)
 
 
 def _loss(
@@ -147,61 +328,13 @@ def _loss(
     model: HookedModel,
     method: GradientMethod,
     anchor: Anchor | None,
+    course: Course,
+    moving: Sequence[Tensor],
 ) -> Float[Tensor, ""]:
-    """Forget loss + retain weight * retain loss + anchor weight * anchor."""
-    if anchor is None or not anchor.weight:
-        value = method.forget_loss(answer_loss(hf, batch, "forget."), batch["original"])
-    else:
+    """The method's loss of one batch, with the anchor's term."""
+    given = Given(hf, batch, course, moving, method.unembed == "all")
+    if anchor is not None and anchor.weight:
         with anchor.watching(model) as term:
-            forget = answer_loss(hf, batch, "forget.")
-        value = method.forget_loss(forget, batch["original"]) + anchor.weight * term()
-    if method.retain_weight:
-        value = value + method.retain_weight * answer_loss(hf, batch, "retain.").mean
-    return value
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A forget fact, what the original model gave it, and a retain fact to go with it."""
-
-    forget: Encoded
-    original: float
-    """Log-probability of the forget answer under the model before training, nats."""
-    retain: Encoded | None
-
-
-def retain_facts(concept: Concept) -> tuple[tuple[Fact, ...], str]:
-    """The facts a method may train on to protect, and where they come from.
-
-    Raises:
-        BadInput: when the concept has none.
-    """
-    if len(concept.retain):
-        return concept.retain.facts, "retain facts, disjoint from the near and far facts that are measured"
-    facts = (*concept.near.facts, *concept.far.facts)
-    if not facts:
-        raise BadInput(
-            f"{concept.name} has no retain, near or far facts, so there is nothing to retain: add some, or set "
-            "retain_weight=0"
-        )
-    return facts, "the near and far facts themselves, because the concept has no retain set: utility is flattered"
-
-
-def pair(model: HookedModel, forget: Sequence[Fact], retain: Sequence[Fact], seed: int) -> list[Pair]:
-    """Every forget fact as often as needed for each retain fact to be used once."""
-    original = score(model, forget).logprob.tolist()
-    asked, guarded = model.encode(forget), model.encode(retain)
-    if not guarded:
-        return [Pair(fact, value, None) for fact, value in zip(asked, original, strict=True)]
-    random.Random(seed).shuffle(guarded)
-    length = max(len(asked), len(guarded))
-    return [Pair(asked[i % len(asked)], original[i % len(asked)], guarded[i % len(guarded)]) for i in range(length)]
-
-
-def collate(pairs: list[Pair]) -> dict[str, Tensor]:
-    """`forget.*` and, when there are any, `retain.*` tensors, and the original log-probabilities."""
-    batch = {f"forget.{key}": value for key, value in labelled([p.forget for p in pairs]).items()}
-    guarded = [p.retain for p in pairs if p.retain is not None]
-    if guarded:
-        batch |= {f"retain.{key}": value for key, value in labelled(guarded).items()}
-    return {**batch, "original": torch.tensor([p.original for p in pairs])}
+            given.pass_forget()
+        given.extra = anchor.weight * term()
+    return method.loss(given)

@@ -8,12 +8,15 @@ Expect: answers gone with neighbours mostly kept; a short relearning often bring
 Cannot do: act locally by itself; a small `beta` behaves like gradient ascent.
 """
 
+from typing import Literal
+
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
 from interventions.gradient.descend import GradientMethod
+from interventions.gradient.given import Given
 from workbench.objectives import TokenLoss
 
 
@@ -27,9 +30,12 @@ class Npo(GradientMethod):
     per_token: bool = False
     """Use mean token log-probabilities in the ratio (the variant of some published code) instead of sums."""
 
-    def forget_loss(self, forget: TokenLoss, original: Float[Tensor, " row"]) -> Float[Tensor, ""]:
+    unembed: Literal["answers", "all"] = "all"
+    """Positions whose logits are computed: `answers` needs less memory; `all` gives the bytes of earlier versions."""
+
+    def forget_loss(self, given: Given) -> Float[Tensor, ""]:
         """The push that fades as answers sink."""
-        return npo_loss(forget, original, self.beta, self.per_token)
+        return npo_loss(given.forget_loss, given.original, self.beta, self.per_token)
 
 
 def npo_loss(

@@ -66,7 +66,7 @@ def test_only_the_parts_named_move(planted, where) -> None:
         assert all(".mlp." in name for name in edit.changes)
 
 
-@pytest.mark.parametrize("where", [[], [Site(1, "mlp_act", 3)], [Site(None, "embed")]], ids=str)
+@pytest.mark.parametrize("where", [[], [Site(1, "resid_post", 3)], [Site(None, "embed")]], ids=str)
 def test_sites_inside_a_tensor_are_refused(planted, where) -> None:
     model, found = planted
     with pytest.raises(BadInput, match=r"whole parts like L3\.mlp_out"):

@@ -159,7 +159,7 @@ def test_only_what_the_sites_stand_for_moves(planted, kind) -> None:
 # ---- bad input
 
 
-@pytest.mark.parametrize("where", [[], [Site(1, "head", 2)], [Site(None, "embed")]], ids=str)
+@pytest.mark.parametrize("where", [[], [Site(1, "resid_post", 2)], [Site(None, "embed")]], ids=str)
 def test_sites_that_name_no_weights_are_refused(planted, where) -> None:
     model, found = planted
     with pytest.raises(BadInput, match=r"whole parts like L3\.mlp_out"):
