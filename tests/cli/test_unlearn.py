@@ -93,6 +93,7 @@ def test_where_must_make_sense(cli, planted_folder, concept_file, words, message
     said = cli("unlearn", planted_folder, "--concept", concept_file, "--method", "concept_ablation", *words)
     assert (said.code, said.out) == (2, "")
     assert message in said.err
+    assert not list(Path("runs").glob("*"))  # nothing is left behind
 
 
 def test_an_interrupted_unlearning_keeps_the_edit_it_had(cli, planted_folder, concept_file, tmp_path, monkeypatch):

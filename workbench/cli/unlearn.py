@@ -172,7 +172,7 @@ class Work:
         return edit
 
     def _where(self, model: "HookedModel", step: Any) -> "Sequence[Site] | None":
-        """The sites, found once."""
+        """The sites; what a localiser found is kept, so that it looks once."""
         from workbench.sites import parse_sites
         from workbench.store import write_json
 
@@ -182,7 +182,7 @@ class Work:
         if self.place.localiser:
             step(f"locating {self.concept.name} by {self.place.localiser}", 0, 1)
         sites = self.place.find(model, self.concept, self.run, step)
-        if sites is not None:
+        if sites is not None and self.place.localiser:
             write_json(found, list(map(str, sites)))
         return sites
 
