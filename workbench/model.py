@@ -99,14 +99,15 @@ class HookedModel(Places):
             self.__dict__.pop(name, None)
 
     def check(self, full: bool = False) -> "list[Check]":
-        """Try the identities that make readings trustworthy; see `workbench.model_check`.
+        """Try the identities that make readings trustworthy, without any guard; see `workbench.model_check`.
 
         Args:
             full: everything that `workbench doctor` shows; else the few forward passes of every opening.
         """
         from workbench.model_check import check  # the checks use the model; they stand above it
 
-        return check(self, full)
+        with self.bare():
+            return check(self, full)
 
     # ---- what it is
 

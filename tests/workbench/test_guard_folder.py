@@ -64,6 +64,12 @@ def test_it_opens_as_its_base_with_the_guard_on(base, edit, folder, planted):
     assert found.greedy.tolist() == [False] + [True] * (len(facts) - 1)
 
 
+def test_its_self_check_is_of_the_model_below(folder):
+    with Checkpoint(folder).open() as model:
+        assert all(check.passed for check in model.check(full=True))
+        assert model.guards
+
+
 def test_no_weights_are_copied_and_the_words_are_plain(base, folder):
     assert sorted(p.name for p in folder.iterdir()) == ["edit.json", "edit.safetensors", "guard.json", "serve.py"]
     assert json.loads((folder / GUARD).read_text())["warning"] == WARNING
