@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from interventions.gradient.descend import Progress, collate, pair
 from interventions.gradient.grad_ascent import ascent_loss
-from interventions.state_pairs import kept_facts
+from interventions.retaining import retain_facts
 from workbench.concepts import Concept
 from workbench.edits import WeightEdit, fit_weights
 from workbench.errors import BadInput
@@ -81,7 +81,7 @@ class CausalLayers(Intervention):
                 "--localise causal_trace --top K, or name them, like --where L3.mlp_out"
             )
         names = parameters_of(model, [Site(layer, "mlp_out") for layer in layers])
-        kept, note = kept_facts(concept)
+        kept, note = retain_facts(concept)
         pairs = pair(model, concept.forget.facts, kept, self.seed)
         brake = Brake(
             first=-(-len(pairs) // self.batch_size),

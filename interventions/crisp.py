@@ -21,8 +21,9 @@ from pydantic import Field
 
 from interventions.chosen_features import Chosen, firing
 from interventions.gradient.descend import Progress
+from interventions.retaining import retain_facts
 from interventions.silencing import Silencing, with_firing
-from interventions.state_pairs import Pair, bytes_of, collate_for, kept_facts, pairs, stored
+from interventions.state_pairs import Pair, bytes_of, collate_for, pairs, stored
 from interventions.suppression_loss import Firing, salient
 from workbench.concepts import Concept, Fact
 from workbench.edits import WeightEdit, fit_weights
@@ -115,7 +116,7 @@ class Crisp(Intervention):
         Raises:
             BadInput: for an SAE or site that does not fit, no salient feature, or nothing to retain.
         """
-        kept, note = kept_facts(concept)
+        kept, note = retain_facts(concept)
         saes = self._saes(model, concept, where, kept)
         before = {sae.site: firing(model, sae, concept.forget.facts) for sae in saes}
         silenced = self._silenced(model, saes, before, kept)

@@ -22,7 +22,8 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from interventions.sae_guard import NONE_FIRES, Progress, SaeGuard, about, numbers, retain_facts
+from interventions.retaining import retain_facts
+from interventions.sae_guard import NONE_FIRES, Progress, SaeGuard, about, numbers
 from workbench.concepts import Concept, Fact
 from workbench.edits import HookEdit
 from workbench.errors import BadInput
@@ -108,7 +109,7 @@ class Dsg(SaeGuard):
             BadInput: for an SAE that does not fit the model or the site, features it does not have, no facts to retain,
                 or when no feature passes.
         """
-        (retain, said), wanted = retain_facts(concept), concept.forget.facts
+        (retain, said), wanted = retain_facts(concept, ", or name the features"), concept.forget.facts
         used = self.opened(model, concept, where, progress)
         halves = (wanted[::2], wanted[1::2], retain[::2], retain[1::2])
         first, second, low, high = self.tallied(model, used, halves, progress)

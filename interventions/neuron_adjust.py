@@ -20,7 +20,7 @@ from jaxtyping import Bool, Int
 from pydantic import Field
 from torch import Tensor
 
-from interventions.gradient.descend import retain_facts
+from interventions.retaining import retain_facts
 from workbench.concepts import Concept, Fact
 from workbench.edits import HookEdit, Operator
 from workbench.errors import BadInput

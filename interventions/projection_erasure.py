@@ -33,7 +33,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from interventions.gradient.descend import Progress, retain_facts
+from interventions.gradient.descend import Progress
+from interventions.retaining import retain_facts
 from workbench.concepts import Concept, Fact
 from workbench.edits import WeightEdit, fit_weights
 from workbench.erasure import Eraser, leace
@@ -154,12 +155,7 @@ class ProjectionErasure(Intervention):
 
 
 def _spared(concept: Concept) -> tuple[Sequence[Fact], str]:
-    if not any(map(len, (concept.retain, concept.near, concept.far))):
-        raise BadInput(
-            f"{concept.name} has no retain, near or far facts, so there is nothing to spare: add some, or set "
-            "spare=False"
-        )
-    return retain_facts(concept)
+    return retain_facts(concept, ", or set spare=False")
 
 
 def answers_of(facts: Sequence[Fact]) -> Float[Tensor, "n k"]:

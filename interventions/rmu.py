@@ -20,7 +20,8 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from interventions.gradient.descend import Progress
-from interventions.state_pairs import Told, along, bytes_of, collate_for, kept_facts, pairs, stored
+from interventions.retaining import retain_facts
+from interventions.state_pairs import Told, along, bytes_of, collate_for, pairs, stored
 from interventions.steering import Steering, down_projections
 from interventions.steering_loss import Published, control_vector
 from workbench.concepts import Concept
@@ -84,7 +85,7 @@ class Rmu(Intervention):
             BadInput: for other sites, a layer that is not there, parts above every state, or nothing to retain.
         """
         sites, names = self._places(model, where)
-        kept, note = kept_facts(concept, ", or set alpha=0") if self.alpha else ((), "")
+        kept, note = retain_facts(concept, ", or set alpha=0") if self.alpha else ((), "")
         collate, vector = collate_for(model), control_vector(model.d_model, self.seed)
         before = stored(model, concept.forget.facts, sites)
         items = pairs(

@@ -106,23 +106,6 @@ class SaeGuard(ThroughSae, Intervention):
         return asked[0] if asked else None
 
 
-def retain_facts(concept: Concept) -> tuple[tuple[Fact, ...], str]:
-    """The facts on which a feature must not fire, and where they come from.
-
-    Raises:
-        BadInput: when the concept has none.
-    """
-    if len(concept.retain):
-        return concept.retain.facts, "retain facts, disjoint from the near and far facts that are measured"
-    facts = (*concept.near.facts, *concept.far.facts)
-    if not facts:
-        raise BadInput(
-            f"{concept.name} has no retain, near or far facts, so no feature can be told to fire on the forget facts "
-            "alone: add some, or name the features"
-        )
-    return facts, "the near and far facts themselves, because the concept has no retain set: utility is flattered"
-
-
 def numbers(values: Float[Tensor, " n"]) -> list[float]:
     """For notes."""
     return [round(float(value), 6) for value in values]

@@ -19,7 +19,8 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
-from interventions.sae_guard import NONE_FIRES, Progress, SaeGuard, about, numbers, retain_facts
+from interventions.retaining import retain_facts
+from interventions.sae_guard import NONE_FIRES, Progress, SaeGuard, about, numbers
 from workbench.concepts import Concept
 from workbench.edits import HookEdit
 from workbench.errors import BadInput
@@ -68,7 +69,9 @@ class SaeSuppression(SaeGuard):
         """
         if self.choice == "shifted" and self.action != "clamp":
             raise BadInput(f"choice='shifted' is a control of action='clamp', not of {self.action!r}")
-        retain, said = ((), "none") if self._needs_no_retain(concept) else retain_facts(concept)
+        retain, said = (
+            ((), "none") if self._needs_no_retain(concept) else retain_facts(concept, ", or name the features")
+        )
         used = self.opened(model, concept, where, progress)
         forget, kept = self.tallied(model, used, [concept.forget.facts, retain], progress)
         base = self._base(model, concept, used, forget, kept)

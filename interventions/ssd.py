@@ -21,7 +21,8 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
-from interventions.gradient.descend import Progress, retain_facts
+from interventions.gradient.descend import Progress
+from interventions.retaining import retain_facts
 from workbench.concepts import Concept
 from workbench.edits import WeightEdit, fit_weights
 from workbench.errors import BadInput

@@ -16,9 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from interventions.gradient.descend import retain_facts
-from workbench.concepts import Concept, Fact
-from workbench.errors import BadInput
+from workbench.concepts import Fact
 from workbench.model import HookedModel
 from workbench.objectives import IGNORED, labelled
 from workbench.sites import Site
@@ -44,23 +42,6 @@ class Pair:
 
     forget: Told
     retain: Told | None
-
-
-def kept_facts(concept: Concept, otherwise: str = "") -> tuple[tuple[Fact, ...], str]:
-    """The facts a method may train on to protect, and where they come from.
-
-    Args:
-        concept: what is to be forgotten.
-        otherwise: what else than adding facts can be done, for the message.
-
-    Raises:
-        BadInput: when the concept has none.
-    """
-    if not any(len(facts) for facts in (concept.retain, concept.near, concept.far)):
-        raise BadInput(
-            f"{concept.name} has no retain, near or far facts, so there is nothing to retain: add some{otherwise}"
-        )
-    return retain_facts(concept)
 
 
 def pairs(forget: Sequence[Told], retain: Sequence[Told], seed: int) -> list[Pair]:

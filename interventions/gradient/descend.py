@@ -36,10 +36,10 @@ from interventions.gradient.pairs import (
     collate,
     pair,
     pair_up,
-    retain_facts,
     texts,
     with_references,
 )
+from interventions.retaining import retain_facts
 from workbench.concepts import Concept, Fact
 from workbench.edits import WeightEdit, fit_weights
 from workbench.experts import whole_names
@@ -49,7 +49,7 @@ from workbench.regions import is_inside, masks_of, region_of
 from workbench.sites import Site
 from workbench.training import TrainingOptions
 
-__all__ = ["Anchor", "GradientMethod", "Need", "Pair", "Progress", "collate", "descend", "pair", "retain_facts"]
+__all__ = ["Anchor", "GradientMethod", "Need", "Pair", "Progress", "collate", "descend", "pair"]
 
 KEEP_EVERY = 50
 """Updates between two writes of what a stopped fit goes on from."""
@@ -230,7 +230,7 @@ def descend(
         BadInput: for a retain loss without facts to retain, facts that are too long, or a mask that selects nothing.
     """
     retains = method.retains or "retain" in method.asks()
-    kept, note = retain_facts(concept) if retains else ((), "")
+    kept, note = retain_facts(concept, ", or set retain_weight=0") if retains else ((), "")
     masks = _masked(model, concept, method, names, masks or {})
     names = list(masks) if method.mask != "none" else _names(names, masks)
     pairs = _pairs(model, concept.forget.facts, kept, method, names)

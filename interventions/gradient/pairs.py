@@ -17,8 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interventions.gradient.losses.kl_stored import TopK
-from workbench.concepts import Concept, Fact
-from workbench.errors import BadInput
+from workbench.concepts import Fact
 from workbench.model import HookedModel
 from workbench.objectives import answers_now, labelled, require_context
 from workbench.scoring import score
@@ -52,23 +51,6 @@ class Pair:
     """What must stay."""
     other: Text | None = None
     """The same question with another answer."""
-
-
-def retain_facts(concept: Concept) -> tuple[tuple[Fact, ...], str]:
-    """The facts a method may train on to protect, and where they come from.
-
-    Raises:
-        BadInput: when the concept has none.
-    """
-    if len(concept.retain):
-        return concept.retain.facts, "retain facts, disjoint from the near and far facts that are measured"
-    facts = (*concept.near.facts, *concept.far.facts)
-    if not facts:
-        raise BadInput(
-            f"{concept.name} has no retain, near or far facts, so there is nothing to retain: add some, or set "
-            "retain_weight=0"
-        )
-    return facts, "the near and far facts themselves, because the concept has no retain set: utility is flattered"
 
 
 def texts(model: HookedModel, facts: Sequence[Fact], what: str, scored: bool = False) -> list[Text]:

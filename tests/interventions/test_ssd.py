@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from interventions.ssd import Ssd, dampening_factor, selected
+from tests.interventions.measuring import bits_of, chance, recalled, same
 from workbench.checkpoint import Checkpoint
 from workbench.concepts import FactSet
 from workbench.demo.planted import plant
@@ -27,26 +28,6 @@ SEARCHED = {"alpha": 2.5, "dampening": 0.1}
 def planted(request: pytest.FixtureRequest):
     found = plant(request.param, 0)
     return HookedModel(found.model, found.tokenizer, check=False), found
-
-
-def recalled(model: HookedModel, found, edit) -> dict[str, float]:
-    with edit.on(model):
-        return {
-            name: float(score(model, getattr(found.concept, name).facts).greedy.float().mean())
-            for name in ("forget", "near", "far")
-        }
-
-
-def chance(facts) -> float:
-    return sum(1 / len(fact.candidates) for fact in facts) / len(facts) + 1e-6  # shares are float32
-
-
-def bits_of(model: HookedModel) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in model.hf.state_dict().items()}
-
-
-def same(model: HookedModel, before: dict[str, torch.Tensor]) -> bool:
-    return all(torch.equal(value, before[name]) for name, value in model.hf.state_dict().items())
 
 
 # ---- the published numbers

@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from interventions.task_vector import TaskVector, negated
+from tests.interventions.measuring import bits_of, chance, recalled, same
 from workbench.checkpoint import Checkpoint
 from workbench.demo.planted import plant
 from workbench.edits import load_edit
@@ -25,26 +26,6 @@ LOCAL = {"lr": 1e-2, "alpha": 2.0}
 def planted(request: pytest.FixtureRequest):
     found = plant(request.param, 0)
     return HookedModel(found.model, found.tokenizer, check=False), found
-
-
-def recalled(model: HookedModel, found, edit) -> dict[str, float]:
-    with edit.on(model):
-        return {
-            name: float(score(model, getattr(found.concept, name).facts).greedy.float().mean())
-            for name in ("forget", "near", "far")
-        }
-
-
-def chance(facts) -> float:
-    return sum(1 / len(fact.candidates) for fact in facts) / len(facts) + 1e-6  # shares are float32
-
-
-def bits_of(model: HookedModel) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in model.hf.state_dict().items()}
-
-
-def same(model: HookedModel, before: dict[str, torch.Tensor]) -> bool:
-    return all(torch.equal(value, before[name]) for name, value in model.hf.state_dict().items())
 
 
 # ---- the published numbers
