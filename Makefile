@@ -13,7 +13,7 @@ export WANDB_MODE := disabled
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,inside]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,inside,data]"
 	touch $@
 
 demo: .venv/installed          ## the main job, from a model that knows something to a verdict (dense)

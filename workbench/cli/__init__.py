@@ -26,6 +26,8 @@ VERBS = {
     "compare": "compare:compare",
     "report": "report:report",
     "list": "listing:listing",
+    "data": "data:data",
+    "schema": "schema:schema",
     "verify": "verify:verify",
     "doctor": "doctor:doctor",
 }
