@@ -12,7 +12,10 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import Field
 
+from audits.behaviour.answer_reading import losses
+from audits.metrics.probability import token_probability
 from workbench.concepts import FactSet
+from workbench.errors import BadInput
 from workbench.model import HookedModel
 from workbench.registry import Method
 from workbench.scoring import Scores, score
@@ -33,11 +36,20 @@ class AnswerProbability(Method):
     normalise: Literal["answer", "token"] = "answer"
     """`answer`: product over the answer's tokens; `token`: their geometric mean, as TOFU and OpenUnlearning have it."""
 
+    published: bool = False
+    """With `token`: the end-of-text token is counted as one of the answer's, as TOFU and OpenUnlearning do."""
+
     def look(self, model: HookedModel, facts: FactSet) -> Trace:
         """One probability a fact, in [0, 1]."""
+        if self.published and self.normalise == "answer":
+            raise BadInput("published=True is a mean over tokens: use it with normalise='token'")
+        if self.published:
+            model.about(facts)  # refuses an empty set
+            value = token_probability(np.array(losses(model, facts.facts, published=True)))
+            return fact_trace("answer_probability", value, "probability", facts, model, self)
         scores = score(model, facts.facts)
-        value = scores.probability if self.normalise == "answer" else scores.per_token
-        return fact_trace("answer_probability", value.double().numpy(), "probability", facts, model, self)
+        chosen = scores.probability if self.normalise == "answer" else scores.per_token
+        return fact_trace("answer_probability", chosen.double().numpy(), "probability", facts, model, self)
 
 
 class Accuracy(Method):
