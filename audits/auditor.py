@@ -6,29 +6,39 @@ and of this code, so the base and the reference are read once for all the audits
 """
 
 import hashlib
+import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from audits.claims import CLAIMS
+from audits.claims import CLAIMS, Claim, Suite, asked_in
 from audits.judge import Judge, JudgeOptions
-from audits.read import Progress, Reader, ReadingOptions, Readings, read, read_depth, stored
+from audits.read import DEPTH, Found, Progress, ReadingOptions, asked_keys, loaded, read, read_depth, stored
+from audits.readings import PICTURES, Asked, Readings
+from audits.reference import reference_knows
 from audits.verdict import contradictions, ladder, utility_of
 from workbench.cache import cache_folder
 from workbench.checkpoint import Checkpoint
 from workbench.checkpoint_config import require_comparable
 from workbench.concepts import Concept
-from workbench.evidence import AuditReport, Role
+from workbench.evidence import AuditReport, Role, Trouble
 from workbench.report import write_report
 from workbench.store import RunFolder, environment, now, question_id
-from workbench.trace import Trace
+from workbench.trace import Trace, beside
 
-DEPTH = "depth_score.forget"
-"""The reading that is taken in the base, of another model's states."""
-
-READING_CODE = ("workbench/*.py", "probes/*.py", "audits/read.py", "audits/behaviour/*.py", "audits/attacks/*.py")
+READING_CODE = (
+    "workbench/*.py",
+    "probes/*.py",
+    "audits/read.py",
+    "audits/readings.py",
+    "audits/behaviour/*.py",
+    "audits/attacks/*.py",
+    "audits/privacy/*.py",
+    "audits/metrics/*.py",
+)
 """Files whose change makes a stored reading stale."""
 
 VERDICT_CODE = (*READING_CODE, "audits/*.py")
@@ -44,6 +54,8 @@ def audit(
     out: Path | str | None = None,
     reading: ReadingOptions | None = None,
     judging: JudgeOptions | None = None,
+    suite: Suite = "standard",
+    checks: Sequence[str] | None = None,
     device: str | None = None,
     progress: Progress | None = None,
 ) -> AuditReport:
@@ -58,6 +70,8 @@ def audit(
         out: run folder to write (readings, report.json, report.html, report.md); nothing is written when None.
         reading: what is read, with what budget.
         judging: margins, fixed before the run.
+        suite: how much is asked: `quick`, `standard` or `full`.
+        checks: claims to ask instead of a suite's; the others are reported as not run.
         device: a torch device; what each checkpoint's `opening` says when None.
         progress: called before every reading.
 
@@ -70,22 +84,21 @@ def audit(
     for role, other in roles.items():
         require_comparable(roles["base"], other, role)
     options = (reading or ReadingOptions(), judging or JudgeOptions())
-    question = question_of(roles, concept.check(), *options)
-    run = RunFolder.claim(Path(out), question) if out else None
+    asked = Question(roles, concept.check(), *options, suite, None if checks is None else tuple(checks), device)
+    run = RunFolder.claim(Path(out), asked.in_words()) if out else None
     if run and run.finished:
         from workbench.report import read_report
 
         return read_report(run.path)
     if run is None:
-        return _judged(roles, concept, options, _read_all(roles, concept, options[0], device, progress), question)
+        return _judged(asked, _read_all(asked, progress))
     about = {role: c.record for role, c in roles.items()}
     with run.running(inputs={role: c.shards for role, c in roles.items()}, checkpoints=about):
         run.event(doing="reading", concept=concept.name)
-        readings = _read_all(roles, concept, options[0], device, progress)
-        report = _judged(roles, concept, options, readings, question)
-        for role, folder in reading_folders(roles, concept, options[0], device).items():
-            shutil.copytree(folder, run.path / "traces" / role, dirs_exist_ok=True)
-        write_report(report, run.path, readings)
+        found = _read_all(asked, progress)
+        report = _judged(asked, found)
+        _copy_readings(asked, found, run.path)
+        write_report(report, run.path, {role: f.traces for role, f in found.items()})
         run.event(doing="done", verdict=report.verdict)
     return report
 
@@ -103,21 +116,67 @@ def rejudge(path: Path, judging: JudgeOptions) -> AuditReport:
     return _report(old, readings, judging)
 
 
-def question_of(
-    roles: Mapping[str, Checkpoint], concept: Concept, reading: ReadingOptions, judging: JudgeOptions
-) -> dict[str, Any]:
-    """What an audit answers, in JSON form; its hash is the run id."""
-    return {
-        "verb": "audit",
-        "roles": {role: c.digest for role, c in roles.items()},
-        "dtypes": {role: c.opening.dtype for role, c in roles.items()},
-        "concept": concept.digest,
-        "reading": reading.spec(),
-        "judging": judging.spec(),
-        "code": code_digest(
-            VERDICT_CODE
-        ),  # other instruments, another question: an old verdict is not passed off as a new one
-    }
+@dataclass(frozen=True)
+class Question:
+    """What an audit answers."""
+
+    roles: Mapping[str, Checkpoint]
+    """`checkpoint`, `base`, and `reference` if there is one."""
+    concept: Concept
+    """What was to be forgotten."""
+    reading: ReadingOptions
+    """What is read, with what budget."""
+    judging: JudgeOptions
+    """Margins."""
+    suite: Suite = "standard"
+    """How much is asked."""
+    checks: tuple[str, ...] | None = None
+    """Claims asked instead of a suite's."""
+    device: str | None = None
+    """Where models are opened; not part of the question."""
+
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        """The claims that are asked.
+
+        Raises:
+            BadInput: for a check that does not exist.
+        """
+        return asked_in(self.suite, self.checks)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The readings the checkpoint needs for them, and those that are only drawn."""
+        pictures = PICTURES if self.checks is None and self.suite != "quick" else ()
+        return (*(claim.reading for claim in self.claims), *pictures)
+
+    @property
+    def all_claims(self) -> bool:
+        """Whether every claim of the table is asked."""
+        return len(self.claims) == len(CLAIMS)
+
+    def in_words(self) -> dict[str, Any]:
+        """The question in JSON form; its hash is the run id.
+
+        Other instruments make another question: an old verdict is not passed off as a new one.
+        """
+        return {
+            "verb": "audit",
+            "roles": {role: c.digest for role, c in self.roles.items()},
+            "dtypes": {role: c.opening.dtype for role, c in self.roles.items()},
+            "concept": self.concept.digest,
+            "claims": [claim.id for claim in self.claims],
+            "reading": self.reading.spec(),
+            "judging": self.judging.spec(),
+            "code": code_digest(VERDICT_CODE),
+        }
+
+    def command(self) -> str:
+        """The command line that asks it, without what is asked."""
+        words = ["workbench", "audit", self.roles["checkpoint"].address, "--base", self.roles["base"].address]
+        if "reference" in self.roles:
+            words += ["--reference", self.roles["reference"].address]
+        return shlex.join([*words, "--concept", self.concept.name])
 
 
 def _opened(given: Checkpoint | Path | str) -> Checkpoint:
@@ -127,74 +186,85 @@ def _opened(given: Checkpoint | Path | str) -> Checkpoint:
 # ---- reading
 
 
-def reading_folders(
-    roles: Mapping[str, Checkpoint], concept: Concept, reading: ReadingOptions, device: str | None
-) -> dict[str, Path]:
-    """Where each role's readings are cached.
+def reading_folders(asked: Question) -> dict[str, Path]:
+    """Where each role's readings are cached, whatever is asked of them.
 
     The base is in the key: it decides which vectors are followed, and whose upper layers read the states.
     """
-    base = roles["base"].opening
+    base = asked.roles["base"].opening
 
     def folder(role: str) -> Path:
         key = {
-            "checkpoint": roles[role].digest,
-            "base": roles["base"].digest,
-            "concept": concept.digest,
-            "reading": reading.spec(),
+            "checkpoint": asked.roles[role].digest,
+            "base": asked.roles["base"].digest,
+            "concept": asked.concept.digest,
+            "reading": asked.reading.spec(),
             "code": code_digest(),
-            "opening": [[device or how.device, how.dtype, how.device_map] for how in (roles[role].opening, base)],
+            "opening": [
+                [asked.device or how.device, how.dtype, how.device_map] for how in (asked.roles[role].opening, base)
+            ],
         }
         return cache_folder() / "readings" / question_id(key)
 
-    return {role: folder(role) for role in roles}
+    return {role: folder(role) for role in asked.roles}
 
 
-def _read_all(
-    roles: Mapping[str, Checkpoint],
-    concept: Concept,
-    reading: ReadingOptions,
-    device: str | None,
-    progress: Progress | None,
-) -> dict[str, Readings]:
-    folders = reading_folders(roles, concept, reading, device)
-    found: dict[str, Readings] = {}
-    for role in ("base", *(r for r in ("reference", "checkpoint") if r in roles)):
-        found[role] = _read_one(
-            roles[role], Reader(concept, reading, found.get("base")), folders[role], device, progress
-        )
-    donors = {role: (folders[role], traces["states.forget"]) for role, traces in found.items()}
-    missing = [role for role in donors if stored(folders[role], DEPTH) is None]
-    for role in donors:
-        if role not in missing:
-            found[role][DEPTH] = Trace.load(folders[role] / DEPTH)
-    if missing:
-        with roles["base"].open(device) as model:
-            wanted = {role: donors[role] for role in missing if _same_shape(donors[role][1], found["base"])}
-            for role, trace in read_depth(model, Reader(concept, reading), wanted):
-                found[role][DEPTH] = trace
+def _read_all(asked: Question, progress: Progress | None) -> dict[str, Found]:
+    folders = reading_folders(asked)
+    found: dict[str, Found] = {}
+    for role in ("base", *(r for r in ("reference", "checkpoint") if r in asked.roles)):
+        base = found["base"].traces if role != "base" else None
+        found[role] = _read_one(asked, role, base, folders[role], progress)
+    if DEPTH in asked.keys:
+        _read_depths(asked, folders, found)
     return found
+
+
+def _read_one(asked: Question, role: str, base: Readings | None, folder: Path, progress: Progress | None) -> Found:
+    """Readings of one model; when all of them are stored, the model is not even opened."""
+    keys = asked_keys(asked.keys, role)
+    found = loaded(keys, folder)
+    if found is None:
+        with asked.roles[role].open(asked.device) as model:
+            found = read(Asked(model, asked.concept, asked.reading, base), keys, folder, progress)
+    return found
+
+
+def _read_depths(asked: Question, folders: Mapping[str, Path], found: Mapping[str, Found]) -> None:
+    """The depth of every role: its states, read by the base, which is opened only where one is not stored."""
+    donors = {}
+    for role, there in found.items():
+        trace, states = stored(folders[role], DEPTH), there.traces.get("states.forget")
+        if trace is not None:
+            there.traces[DEPTH] = trace
+        elif states is not None and _same_shape(states, found["base"].traces):
+            donors[role] = (folders[role], states)
+        else:
+            there.troubles[DEPTH] = there.troubles.get("states.forget") or Trouble(
+                status="NOT_RUN", why="its states have another shape than the base's, so the base cannot read them"
+            )
+    if not donors:
+        return
+    with asked.roles["base"].open(asked.device) as model:
+        for role, depth in read_depth(model, asked.concept.forget, donors):
+            if isinstance(depth, Trouble):
+                found[role].troubles[DEPTH] = depth
+            else:
+                found[role].traces[DEPTH] = depth
 
 
 def _same_shape(states: Trace, base: Readings) -> bool:
     """Whether a donor's states could stand in the base at all (same layers, tokens and width)."""
-    return states.values.shape == base["states.forget"].values.shape
+    return "states.forget" in base and states.values.shape == base["states.forget"].values.shape
 
 
-def _read_one(
-    checkpoint: Checkpoint, reader: Reader, folder: Path, device: str | None, progress: Progress | None
-) -> Readings:
-    """Readings of one model; when all of them are stored, the model is not even opened."""
-    if (folder / "complete").is_file():
-        return {
-            path.name.removesuffix(".json"): Trace.load(path.with_name(path.name.removesuffix(".json")))
-            for path in sorted(folder.glob("*.json"))
-            if path.name != f"{DEPTH}.json"
-        }
-    with checkpoint.open(device) as model:
-        readings = read(model, reader, folder, progress)
-    (folder / "complete").touch()
-    return readings
+def _copy_readings(asked: Question, found: Mapping[str, Found], out: Path) -> None:
+    """The readings of this audit, and no others that are cached beside them, into the run."""
+    for role, folder in reading_folders(asked).items():
+        (out / "traces" / role).mkdir(parents=True, exist_ok=True)
+        for key in found[role].traces:
+            for file in (beside(folder / key, ".safetensors"), beside(folder / key, ".json")):
+                shutil.copy2(file, out / "traces" / role / file.name)
 
 
 @cache
@@ -212,32 +282,29 @@ def code_digest(patterns: tuple[str, ...] = READING_CODE) -> str:
 # ---- judging
 
 
-def _judged(
-    roles: Mapping[str, Checkpoint],
-    concept: Concept,
-    options: tuple[ReadingOptions, JudgeOptions],
-    readings: Mapping[str, Readings],
-    question: Mapping[str, Any],
-) -> AuditReport:
-    reading, judging = options
+def _judged(asked: Question, found: Mapping[str, Found]) -> AuditReport:
+    concept = asked.concept
     sets = {"forget": concept.forget, "near": concept.near, "far": concept.far, "never_taught": concept.never_taught}
     blank = AuditReport(
         concept=concept.name,
         concept_digest=concept.digest,
         counts={name: len(facts) for name, facts in sets.items()},
-        roles={role: _role(c) for role, c in roles.items()},
+        roles={role: _role(c) for role, c in asked.roles.items()},
         level=0,
         capped_by="",
         utility="not measured",
         utility_reason="",
         evidence=(),
-        options={"reading": reading.spec(), "judging": {}},
+        checks=None if asked.all_claims else tuple(claim.id for claim in asked.claims),
+        troubles={role: f.troubles for role, f in found.items() if f.troubles},
+        options={"reading": asked.reading.spec(), "judging": {}},
         margins_digest="",
         environment=environment(),
         made_at=now(),
-        run_id=question_id(question),
+        run_id=question_id(asked.in_words()),
+        command=asked.command(),
     )
-    return _report(blank, readings, judging)
+    return _report(blank, {role: f.traces for role, f in found.items()}, asked.judging)
 
 
 def _role(checkpoint: Checkpoint) -> Role:
@@ -248,7 +315,12 @@ def _role(checkpoint: Checkpoint) -> Role:
 def _report(blank: AuditReport, readings: Mapping[str, Readings], judging: JudgeOptions) -> AuditReport:
     """Fill in everything that follows from the readings."""
     reference = readings.get("reference")
-    evidence = Judge(readings["checkpoint"], readings["base"], reference, judging).judge(CLAIMS)
+    knows = reference_knows(reference, readings["base"], judging) if reference is not None else ""
+    if knows:  # to be no different from it would prove the opposite of what a reference is for
+        reference = None
+    checks = None if blank.checks is None else frozenset(blank.checks)
+    judge = Judge(readings["checkpoint"], readings["base"], reference, judging, blank.troubles, checks, blank.command)
+    evidence = judge.judge(CLAIMS)
     level, capped_by = ladder(CLAIMS, evidence, reference is not None)
     utility, reason = utility_of(evidence, judging)
     return blank.model_copy(
@@ -258,6 +330,7 @@ def _report(blank: AuditReport, readings: Mapping[str, Readings], judging: Judge
             "capped_by": capped_by,
             "utility": utility,
             "utility_reason": reason,
+            "warnings": (knows,) if knows else (),
             "contradictions": contradictions(evidence),
             "options": {**blank.options, "judging": judging.spec()},
             "margins_digest": question_id(judging.spec()),

@@ -2,11 +2,24 @@
 
 A claim reads one number a fact (higher means more knowledge left, or for utility more knowledge kept) for the audited
 checkpoint, the base and the reference. A new question is one row. A row that nothing could be read for is reported as
-not run and caps the level: a rung without its evidence is not reached.
+not run and caps the level: a rung without its evidence is not reached. A row that is not `needed` caps it only when it
+was read and found knowledge.
+
+    quick       what is asked of outputs and of stored states: under a minute on a small model
+    standard    everything that a level needs
+    full        stronger searches, and metrics others report
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from workbench.errors import BadInput, did_you_mean
+
+Suite = Literal["quick", "standard", "full"]
+"""How much is asked; each holds the ones before it."""
+
+SUITES: tuple[Suite, ...] = ("quick", "standard", "full")
 
 Axis = Literal["outputs", "robustness", "decodability", "storage", "recoverability", "privacy", "utility"]
 
@@ -22,13 +35,17 @@ class Claim:
     axis: Axis
     """Which side of the model it looks at."""
     rung: int | None
-    """Level that needs it; None for utility."""
+    """Level that needs it; None for utility, and for what stands in the report without deciding a level."""
     reading: str
     """Key of the trace it rests on: `instrument.on` or `instrument.on.attack`."""
     units: str
     """Unit of the numbers."""
     primary: bool = False
     """Whether U5 asks for equivalence with the reference here."""
+    suite: Suite = "standard"
+    """Smallest suite that asks it."""
+    needed: bool = True
+    """Whether its rung needs it. If not, it stops the climb only where it was read and found knowledge."""
     attack: bool = False
     """Whether it is a prompt attack. One that brings nothing out of the base either is no threat and does not cap the
     level, as long as another attack of the same rung had power."""
@@ -43,6 +60,7 @@ CLAIMS: tuple[Claim, ...] = (
         "accuracy.forget",
         "share of facts",
         primary=True,
+        suite="quick",
     ),
     Claim(
         "probability",
@@ -52,6 +70,7 @@ CLAIMS: tuple[Claim, ...] = (
         "answer_probability.forget",
         "probability",
         primary=True,
+        suite="quick",
     ),
     Claim(
         "paraphrase",
@@ -61,6 +80,7 @@ CLAIMS: tuple[Claim, ...] = (
         "accuracy.paraphrases",
         "share of prompts",
         primary=True,
+        suite="quick",
     ),
     Claim(
         "format",
@@ -69,8 +89,11 @@ CLAIMS: tuple[Claim, ...] = (
         2,
         "accuracy.formats",
         "share of prompts",
+        suite="quick",
     ),
-    Claim("sampling", "Is the answer among 16 samples?", "robustness", 2, "best_of_n.forget", "probability"),
+    Claim(
+        "sampling", "Is the answer among 16 samples?", "robustness", 2, "best_of_n.forget", "probability", suite="quick"
+    ),
     Claim(
         "few_shot",
         "Does it answer after other answered examples?",
@@ -79,6 +102,7 @@ CLAIMS: tuple[Claim, ...] = (
         "accuracy.forget.few_shot",
         "share of facts",
         attack=True,
+        suite="quick",
     ),
     Claim(
         "jailbreak",
@@ -88,6 +112,7 @@ CLAIMS: tuple[Claim, ...] = (
         "accuracy.forget.jailbreak",
         "share of facts",
         attack=True,
+        suite="quick",
     ),
     Claim(
         "lens",
@@ -97,6 +122,7 @@ CLAIMS: tuple[Claim, ...] = (
         "logit_lens.forget",
         "share of facts",
         primary=True,
+        suite="quick",
     ),
     Claim(
         "probe",
@@ -122,6 +148,7 @@ CLAIMS: tuple[Claim, ...] = (
         3,
         "concept_vectors.forget",
         "Jaccard of top tokens",
+        suite="quick",
     ),
     Claim(
         "relearn",
@@ -155,8 +182,30 @@ CLAIMS: tuple[Claim, ...] = (
         5,
         "answer_probability.forget",
         "AUC",
+        suite="quick",
     ),
-    Claim("near", "Does it still know the neighbours?", "utility", None, "accuracy.near", "share of facts"),
-    Claim("far", "Does it still know unrelated things?", "utility", None, "accuracy.far", "share of facts"),
-    Claim("fluency", "Does it still write fluently?", "utility", None, "perplexity.text", "nats per token"),
+    Claim(
+        "near", "Does it still know the neighbours?", "utility", None, "accuracy.near", "share of facts", suite="quick"
+    ),
+    Claim(
+        "far", "Does it still know unrelated things?", "utility", None, "accuracy.far", "share of facts", suite="quick"
+    ),
+    Claim(
+        "fluency", "Does it still write fluently?", "utility", None, "perplexity.text", "nats per token", suite="quick"
+    ),
 )
+
+
+def asked_in(suite: Suite, checks: Sequence[str] | None = None) -> tuple[Claim, ...]:
+    """The claims of a suite, or those named.
+
+    Raises:
+        BadInput: for a claim that is not in the table.
+    """
+    if checks is None:
+        return tuple(c for c in CLAIMS if SUITES.index(c.suite) <= SUITES.index(suite))
+    names = [claim.id for claim in CLAIMS]
+    for name in checks:
+        if name not in names:
+            raise BadInput(f"No check called {name!r}. {did_you_mean(name, names)}")
+    return tuple(c for c in CLAIMS if c.id in checks)

@@ -9,9 +9,9 @@ counts, with intervals made simultaneous over the layers (Bonferroni). Utility c
 Read it as: evidence about tested behaviour and representations. Does not show: that nothing else could find it.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -19,9 +19,11 @@ from pydantic import Field
 
 from audits.claims import Claim
 from audits.items import Items, Readings, floor_items, items_of, knowledge_items
-from workbench.evidence import Estimate, Evidence, Status
+from workbench.evidence import Estimate, Evidence, Status, Trouble
 from workbench.registry import Method
 from workbench.stats import Draws, bootstrap, bootstrap_auc, holm
+
+NO_REFERENCE = "it is measured against a retrained reference; give one with --reference"
 
 
 class JudgeOptions(Method):
@@ -37,6 +39,9 @@ class JudgeOptions(Method):
     """Mean loss of near or far accuracy from which the model counts as broken."""
     broken_fluency: float = Field(0.693, gt=0)
     """Mean rise of the loss per token from which it counts as broken, nats (0.693: perplexity doubled)."""
+    minimum: int = Field(4, ge=2)
+    """Fewest independent subjects from which an interval is drawn; below it a claim is inconclusive. A floor, not a
+    recommendation: what a sample of this size could show at all is printed beside each claim."""
     draws: int = Field(10_000, ge=100)
     """Bootstrap resamples."""
     seed: int = 0
@@ -54,6 +59,12 @@ class Judge:
     reference: Readings | None
     """The model retrained without the concept, if there is one."""
     options: JudgeOptions
+    troubles: Mapping[str, Mapping[str, Trouble]] = field(default_factory=dict)
+    """Role -> reading -> why it was not taken."""
+    asked: frozenset[str] | None = None
+    """Claims that were asked for; None for all."""
+    command: str = ""
+    """The command line of this audit, to which `--checks` is added to say how a missing check is run."""
 
     def judge(self, claims: Sequence[Claim]) -> tuple[Evidence, ...]:
         """One piece of evidence a claim, in order, with equivalence p-values Holm-adjusted over the primary ones."""
@@ -66,11 +77,43 @@ class Judge:
 
     def one(self, claim: Claim) -> Evidence:
         """The evidence for one claim."""
+        if self.asked is not None and claim.id not in self.asked:
+            return self._missing(claim, f"it was not asked for; run: {self._command_for(claim)}")
+        if trouble := self._trouble(claim):
+            return self._missing(claim, trouble.why, trouble.status)
+        if claim.id == "depth" and self.reference is None:
+            return self._missing(claim, NO_REFERENCE)
         if claim.reading not in self.after or claim.reading not in self.base:
-            return self._missing(claim, _why_absent(claim, self.reference is not None))
+            return self._missing(claim, f"it was not read; run: {self._command_for(claim)}")
         if claim.axis == "utility":
-            return self._utility(claim)
-        return self._membership(claim) if claim.id == "membership" else self._knowledge(claim)
+            return self._enough(self._utility(claim))
+        return self._enough(self._membership(claim) if claim.id == "membership" else self._knowledge(claim))
+
+    def _trouble(self, claim: Claim) -> Trouble | None:
+        """What kept the claim, or what it is held against, from being read; errors before what is merely lacking."""
+        roles = ("checkpoint", "base", *(["reference"] if self.reference is not None else []))
+        keys = (claim.reading, *(["states.forget"] if claim.id == "depth" else []))
+        found = [
+            t if role == "checkpoint" else t.model_copy(update={"why": f"{t.why} (in the {role})"})
+            for role in roles
+            for key in keys
+            if (t := self.troubles.get(role, {}).get(key))
+        ]
+        return min(found, key=lambda t: t.status != "ERROR", default=None)
+
+    def _command_for(self, claim: Claim) -> str:
+        return f"{self.command or 'workbench audit CHECKPOINT --base BASE --concept SPEC'} --checks {claim.id}"
+
+    def _enough(self, evidence: Evidence) -> Evidence:
+        """Inconclusive where there are fewer subjects than an interval needs."""
+        sample = evidence.difference or evidence.value
+        if sample is None or sample.clusters >= self.options.minimum:
+            return evidence
+        note = (
+            f"{sample.clusters} independent subject{'' if sample.clusters == 1 else 's'}, at least "
+            f"{self.options.minimum} are needed for an interval"
+        )
+        return evidence.model_copy(update={"status": "INCONCLUSIVE", "note": note})
 
     def _knowledge(self, claim: Claim) -> Evidence:
         ours = knowledge_items(claim, self.after, self.base, self.reference)
@@ -78,7 +121,7 @@ class Judge:
         before = knowledge_items(claim, self.base, self.base, self.reference)
         floor = floor_items(claim, self.after)
         if ours is None or before is None:
-            return self._missing(claim, "it is measured against a retrained reference; give one with --reference")
+            return self._missing(claim, NO_REFERENCE)
         pairs = _differences(ours, theirs, floor)
         if not pairs:
             return self._missing(
@@ -155,7 +198,7 @@ class Judge:
         if "answer_probability.never_taught" not in self.after:
             return self._missing(claim, "the concept has no never-taught facts to tell the forgotten ones from")
         if self.reference is None:
-            return self._missing(claim, "it is measured against a retrained reference; give one with --reference")
+            return self._missing(claim, NO_REFERENCE)
         ours, before, theirs = (self._auc(r) for r in (self.after, self.base, self.reference))
         draws = Draws(ours.mean - theirs.mean, ours.draws - theirs.draws, ours.n, ours.clusters)
         difference = draws.estimate()
@@ -193,8 +236,8 @@ class Judge:
             values.astype(float), clusters, self.options.seed if seed is None else seed, self.options.draws
         )
 
-    def _missing(self, claim: Claim, why: str) -> Evidence:
-        return Evidence(**_head(claim), status="NOT_RUN", why_missing=why)
+    def _missing(self, claim: Claim, why: str, status: Literal["NOT_RUN", "ERROR"] = "NOT_RUN") -> Evidence:
+        return Evidence(**_head(claim), status=status, why_missing=why)
 
 
 @dataclass(frozen=True)
@@ -275,24 +318,3 @@ def _note(claim: Claim, places: int) -> str:
         "probe": "trained on other subjects' facts of the same relation; decodable is not the same as used",
     }
     return "; ".join(part for part in (own.get(claim.id, ""), worst) if part)
-
-
-def _why_absent(claim: Claim, has_reference: bool) -> str:
-    """What would produce the reading."""
-    instrument, _, on = claim.reading.partition(".")
-    if claim.id == "depth" and not has_reference:
-        return "it is measured against a retrained reference; give one with --reference"
-    if instrument == "patch_back":
-        return "the neurons of this architecture cannot be reached (`workbench doctor` says why)"
-    if instrument == "linear_probes":
-        return "the concept has no near or retain facts in the forgotten relations to train probes on; add some"
-    needs = {
-        "paraphrases": "paraphrases of the forget facts",
-        "formats": "other formats of the forget facts",
-        "near": "near facts",
-        "far": "far facts",
-        "text": "plain text",
-        "forget.few_shot": "near facts as examples",
-        "forget": "at least two forget facts",
-    }
-    return f"the concept has no {needs.get(on, on).removeprefix('at least ')}; add them to the concept and audit again"

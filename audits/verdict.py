@@ -1,7 +1,8 @@
 """From evidence to a verdict: the ladder with its caps, the utility verdict, and where axes contradict each other.
 
 The level is the highest rung with all lower rungs evidenced. One claim that failed, could not decide or was not run
-stops the climb, and the report names it. There is no averaged score.
+stops the climb, and the report names it; a claim that is not needed stops it only by finding knowledge. There is no
+averaged score.
 """
 
 from collections.abc import Sequence
@@ -20,8 +21,10 @@ ALPHA = 0.05
 def ladder(claims: Sequence[Claim], evidence: Sequence[Evidence], has_reference: bool) -> tuple[int, str]:
     """The level reached, and what keeps it from the next one (empty at the top)."""
     idle = _idle_attacks(claims, evidence)
+    extra = {claim.id for claim in claims if not claim.needed}
     for rung in range(1, len(LEVELS)):
         stops = [e for e in evidence if e.rung == rung and e.status not in GOOD and e.claim not in idle]
+        stops = [e for e in stops if e.status == "FAIL" or e.claim not in extra]
         if stops:
             return rung - 1, f"U{rung}: " + "; ".join(stop_words(e) for e in sorted(stops, key=_gravity))
         if rung == 5:
@@ -57,7 +60,7 @@ def _gravity(e: Evidence) -> tuple[int, float]:
 def stop_words(e: Evidence) -> str:
     """One stop in words: the claim, its status and its number."""
     if e.value is None:
-        return f"{e.claim} not run ({e.why_missing})"
+        return f"{e.claim} {'error' if e.status == 'ERROR' else 'not run'} ({e.why_missing})"
     against = e.reference if e.compared_with == "reference" else e.floor
     control = "" if against is None else f", {e.compared_with} {against.mean:.2f}"
     where = f" at {e.where}" if e.where else ""

@@ -109,6 +109,15 @@ class Evidence(Frozen):
         return self
 
 
+class Trouble(Frozen):
+    """Why a reading was not taken."""
+
+    status: Literal["NOT_RUN", "ERROR"]
+    """`NOT_RUN`: it cannot be taken of this model and concept. `ERROR`: it was tried and failed."""
+    why: str
+    """In one sentence: what is lacking, or what happened."""
+
+
 class Role(Frozen):
     """A checkpoint's part in an audit."""
 
@@ -145,8 +154,14 @@ class AuditReport(Frozen):
     """The claim the utility verdict rests on."""
     contradictions: tuple[str, ...] = ()
     """Where axes disagree, strongest first."""
+    warnings: tuple[str, ...] = ()
+    """What was found wrong with the question itself, for instance a reference that knows the forget facts."""
     evidence: tuple[Evidence, ...]
     """Every claim of the table, measured or not."""
+    checks: tuple[str, ...] | None = None
+    """Claims that were asked for; None for all."""
+    troubles: dict[str, dict[str, Trouble]] = Field(default_factory=dict)
+    """Role -> reading -> why it was not taken."""
     options: dict[str, Any]
     """Options of readings and judging, margins included."""
     margins_digest: str
@@ -157,6 +172,8 @@ class AuditReport(Frozen):
     """UTC time."""
     run_id: str
     """Hash of the question."""
+    command: str = ""
+    """The command line that asks it, without `--suite` and `--checks`."""
 
     @property
     def words(self) -> str:

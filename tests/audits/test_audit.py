@@ -65,6 +65,7 @@ def test_with_a_reference_it_is_compared_with_that(world) -> None:
     root, _ = world
     report = ask(world, "base", reference=root / "clean")
     assert report.of("direct").compared_with == "reference"
+    assert report.of("depth").why_missing is None
     assert report.of("depth").value.mean == pytest.approx(1.0, abs=1e-6)
     assert report.of("depth").status == "FAIL"
     same = ask(world, "clean", reference=root / "clean")
@@ -151,3 +152,69 @@ def test_an_empty_forget_set_is_refused_before_anything_is_written(world, tmp_pa
     with pytest.raises(BadInput, match="nothing to audit"):
         audit(root / "clean", base=root / "base", concept=empty, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_check_that_raises_keeps_to_itself_and_caps_the_level(
+    world, monkeypatch: pytest.MonkeyPatch, tmp_path
+) -> None:
+    monkeypatch.setenv("WORKBENCH_CACHE_DIR", str(tmp_path / "cache"))
+    whole = ask(world, "clean", out=tmp_path / "whole")
+
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("injected <b>failure</b>")
+
+    monkeypatch.setenv("WORKBENCH_CACHE_DIR", str(tmp_path / "other"))
+    with monkeypatch.context() as patch:
+        patch.setattr("probes.logit_lens.LogitLens.look", broken)
+        hurt = ask(world, "clean", out=tmp_path / "hurt")
+    lens = hurt.of("lens")
+    assert (lens.status, lens.value) == ("ERROR", None)
+    assert "ZeroDivisionError: injected" in lens.why_missing
+    assert hurt.level <= 2
+    others = [e for e in whole.evidence if e.claim != "lens"]
+    assert [hurt.of(e.claim) for e in others] == others
+    assert "&lt;b&gt;failure" in (tmp_path / "hurt" / "report.html").read_text()
+    assert rejudge(tmp_path / "hurt", JUDGING).of("lens") == lens
+    # what failed is tried again, and only that
+    assert ask(world, "clean").of("lens") == whole.of("lens")
+
+
+def test_a_suite_asks_less_and_says_how_to_ask_more(world, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WORKBENCH_CACHE_DIR", str(tmp_path))
+    taken: list[str] = []
+    quick = ask(world, "clean", suite="quick", progress=lambda what, *_: taken.append(what))
+    assert not any("relearn" in what for what in taken)
+    missing = quick.of("relearn")
+    assert missing.status == "NOT_RUN"
+    assert missing.why_missing.endswith("--checks relearn")
+    assert quick.level <= 3
+    taken.clear()
+    only = ask(world, "clean", checks=["direct", "relearn"], progress=lambda what, *_: taken.append(what))
+    assert {what.partition(": ")[2] for what in taken} == {
+        "accuracy.forget",
+        "accuracy.never_taught",
+        "relearn.forget",
+    }
+    assert only.checks == ("direct", "relearn")
+    assert only.of("direct") == quick.of("direct")
+    with pytest.raises(BadInput, match="Did you mean 'relearn'"):
+        ask(world, "clean", checks=["relern"])
+
+
+def test_a_reference_that_knows_the_facts_is_not_used(world, tmp_path: Path) -> None:
+    root, _ = world
+    fooled = ask(world, "base", reference=root / "base")  # compared with it, everything would pass
+    assert "was trained on them" in fooled.warnings[0]
+    assert fooled.level == 0
+    assert fooled.of("direct").compared_with == "never taught"
+    assert ask(world, "base", reference=root / "clean").warnings == ()
+
+
+def test_too_few_subjects_decide_nothing_and_the_minimum_is_said(world) -> None:
+    root, concept = world
+    few = concept.model_copy(update={"forget": concept.forget.take([0, 1, 2], "few")})
+    assert len(set(few.forget.subjects)) < 4
+    report = audit(root / "clean", base=root / "base", concept=few, reading=QUICK, judging=JUDGING, checks=["direct"])
+    assert report.of("direct").status == "INCONCLUSIVE"
+    assert "at least 4 are needed" in report.of("direct").note
+    assert report.level == 0

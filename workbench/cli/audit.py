@@ -1,15 +1,14 @@
 """`workbench audit`: is the knowledge gone from the parameters, or only from the mouth? A verdict with its evidence."""
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from workbench.cli.audit_job import Job, audited, rejudged
 from workbench.cli.console import Screen
 from workbench.cli.failures import BELOW_REQUIRED, UNDECIDED
-from workbench.cli.options import CHECKPOINT, AsJson, Out, Quiet, Seed, Settings, default_out, opens_models
-from workbench.cli.progress import progress
+from workbench.cli.options import CHECKPOINT, AsJson, Out, Quiet, Seed, Settings, opens_models
 from workbench.errors import BadInput, did_you_mean
 
 if TYPE_CHECKING:
@@ -22,9 +21,12 @@ OPEN = ("NOT_RUN", "ERROR", "INCONCLUSIVE")
 
 @opens_models
 def audit(
-    checkpoint: Annotated[
-        str | None,
-        typer.Argument(metavar="CHECKPOINT", help=f"The model that is said to have forgotten. {CHECKPOINT}."),
+    checkpoints: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="CHECKPOINT...",
+            help=f"The model that is said to have forgotten, or several made from one base. {CHECKPOINT}.",
+        ),
     ] = None,
     base: Annotated[
         str | None, typer.Option("--base", metavar="CHECKPOINT", help="The model it was made from.")
@@ -39,8 +41,26 @@ def audit(
         str | None,
         typer.Option(
             "--reference",
+            "--gold",
             metavar="CHECKPOINT",
             help="The model retrained without the concept; without it the level ends at U2.",
+        ),
+    ] = None,
+    suite: Annotated[
+        str,
+        typer.Option(
+            "--suite",
+            metavar="NAME",
+            help="How much is asked: quick (outputs and stored states), standard (all that a level needs), "
+            "full (stronger searches, and metrics others report).",
+        ),
+    ] = "standard",
+    checks: Annotated[
+        str | None,
+        typer.Option(
+            "--checks",
+            metavar="NAMES",
+            help="Ask these claims only, commas between: direct,lens,relearn. `workbench list claims`.",
         ),
     ] = None,
     rejudge: Annotated[
@@ -61,7 +81,8 @@ def audit(
 ) -> None:
     """Say whether knowledge is gone or only silenced.
 
-    Options of --set begin with `reading.` (what is read, with what budget) or `judging.` (margins).
+    Options of --set begin with `reading.` (what is read, with what budget) or `judging.` (margins). Several
+    checkpoints share the readings of their base and reference, and each gets a run folder.
     """
     from workbench.cli.settings import parse_settings
     from workbench.cli.verdict import show
@@ -69,27 +90,37 @@ def audit(
     screen, wanted = Screen(as_json, quiet), _level(require)
     groups = _grouped(parse_settings(settings), seed)
     if rejudge is not None:
-        _refuse_models({"CHECKPOINT": checkpoint, "--base": base, "--reference": reference, "--concept": concept})
-        report, folder = _rejudged(screen, rejudge, groups, out)
-    elif checkpoint is None or base is None or concept is None:
+        given = {"CHECKPOINT": checkpoints, "--base": base, "--reference": reference, "--concept": concept}
+        _refuse_models({**given, "--checks": checks})
+        outcomes = [rejudged(screen, rejudge, groups, out)]
+    elif not checkpoints or base is None or concept is None:
         raise BadInput(
             "An audit needs CHECKPOINT, --base DIR (the model it was made from) and --concept SPEC; or "
             "--rejudge RUN for one that was run before"
         )
     else:
-        roles = {"checkpoint": checkpoint, "base": base} | ({"reference": reference} if reference else {})
-        report, folder = _audited(screen, roles, concept, groups, out, opening)
-    show(screen, report, folder)
-    _gate(screen, report, wanted, strict)
+        named = None if checks is None else tuple(name.strip() for name in checks.split(",") if name.strip())
+        job = Job(checkpoints, base, reference, concept, suite, named, groups, out, opening)
+        outcomes = list(audited(screen, job))
+    show(screen, outcomes)
+    _gate(screen, [report for report, _ in outcomes], wanted, strict)
 
 
-def _gate(screen: Screen, report: "AuditReport", wanted: int | None, strict: bool) -> None:
+def _gate(screen: Screen, reports: "list[AuditReport]", wanted: int | None, strict: bool) -> None:
     """Leave with the exit code of a verdict that is not good enough."""
-    if wanted is not None and report.level < wanted:
-        screen.note(f"The level U{report.level} is below the required U{wanted}")
+    below = [r for r in reports if wanted is not None and r.level < wanted]
+    for report in below:
+        screen.note(f"{report.roles['checkpoint'].name}: the level U{report.level} is below the required U{wanted}")
+    if below:
         raise typer.Exit(BELOW_REQUIRED)
-    if strict and (undecided := [e.claim for e in report.evidence if e.status in OPEN]):
-        screen.note(f"Undecided under --strict: {', '.join(undecided)}")
+    undecided = {
+        r.roles["checkpoint"].name: names
+        for r in reports
+        if (names := [e.claim for e in r.evidence if e.status in OPEN and (r.checks is None or e.claim in r.checks)])
+    }
+    for name, claims in undecided.items() if strict else ():
+        screen.note(f"Undecided under --strict: {', '.join(claims)} ({name})")
+    if strict and undecided:
         raise typer.Exit(UNDECIDED)
 
 
@@ -125,68 +156,3 @@ def _refuse_models(given: dict[str, Any]) -> None:
     too_much = [name for name, value in given.items() if value is not None]
     if too_much:
         raise BadInput(f"--rejudge reads everything from the run; leave out {', '.join(too_much)}")
-
-
-def _audited(
-    screen: Screen,
-    roles: dict[str, str],
-    concept: str,
-    groups: dict[str, dict[str, Any]],
-    out: Path | None,
-    opening: "Opening",
-) -> "tuple[AuditReport, Path]":
-    """Take the readings that are not there yet, and judge them."""
-    from audits.auditor import audit as run_audit
-    from audits.auditor import question_of
-    from audits.judge import JudgeOptions
-    from audits.read import ReadingOptions
-    from workbench.cli.machine import prepare_torch
-    from workbench.cli.subjects import checkpoint_at
-    from workbench.datasets import load_concept
-    from workbench.store import question_id
-
-    prepare_torch(opening.device)
-    reading, judging = ReadingOptions(**groups["reading"]), JudgeOptions(**groups["judging"])
-    wanted, opened = load_concept(concept), {role: checkpoint_at(text, opening) for role, text in roles.items()}
-    folder = out or default_out(
-        "audit", opened["checkpoint"].name, question_id(question_of(opened, wanted, reading, judging))
-    )
-    with progress(screen) as step:
-        report = run_audit(
-            opened["checkpoint"],
-            base=opened["base"],
-            concept=wanted,
-            reference=opened.get("reference"),
-            out=folder,
-            reading=reading,
-            judging=judging,
-            progress=step,
-        )
-    return report, folder
-
-
-def _rejudged(
-    screen: Screen, old: Path, groups: dict[str, dict[str, Any]], out: Path | None
-) -> "tuple[AuditReport, Path]":
-    """Judge what is stored again, into a run of its own: the old one stays as it was signed."""
-    from audits.auditor import rejudge
-    from audits.judge import JudgeOptions
-    from workbench.report import read_report, read_traces, write_report
-    from workbench.store import RunFolder, question_id
-
-    if groups["reading"]:
-        raise BadInput("--rejudge takes no new readings; leave out --set reading., or audit again")
-    before = read_report(old)
-    kept = {name: value for name, value in before.options["judging"].items() if name != "method"}
-    judging = JudgeOptions(**(kept | groups["judging"]))
-    question = {"verb": "rejudge", "run": before.run_id, "judging": judging.spec()}
-    folder = out or default_out("rejudge", before.roles["checkpoint"].name, question_id(question))
-    run = RunFolder.claim(folder, question)
-    if run.finished:
-        return read_report(run.path), run.path
-    screen.note(f"Judging the readings of {old} again")
-    with run.running():
-        report = rejudge(old, judging).model_copy(update={"run_id": run.run_id})
-        shutil.copytree(old / "traces", run.path / "traces", dirs_exist_ok=True)
-        write_report(report, run.path, read_traces(run.path))
-    return report, run.path

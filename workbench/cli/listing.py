@@ -49,7 +49,8 @@ def _rows(kind: str, runs: Path) -> list[dict[str, Any]]:
         return [
             {
                 "name": claim.id,
-                "level": "utility" if claim.rung is None else f"U{claim.rung}",
+                "level": f"U{claim.rung}" if claim.rung is not None else "utility" if claim.axis == "utility" else "—",
+                "suite": claim.suite,
                 "axis": claim.axis,
                 "about": claim.question,
             }

@@ -1,5 +1,6 @@
 """A verdict on the terminal: the level, what caps it, where mouth and inside disagree, and every claim."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,25 +13,46 @@ if TYPE_CHECKING:
 FILES = ("report.html", "report.md", "report.json")
 
 
-def show(screen: Screen, report: "AuditReport", folder: Path) -> None:
-    """Write the outcome of an audit."""
-    paths = [folder / name for name in FILES]
-    payload = {
+def show(screen: Screen, outcomes: "Sequence[tuple[AuditReport, Path]]") -> None:
+    """Write the outcome of one audit, or of several as a table."""
+    paths = [folder / name for _, folder in outcomes for name in FILES]
+    payloads = [_payload(report, folder) for report, folder in outcomes]
+    if len(outcomes) == 1:
+        screen.result(payloads[0], (*_lines(outcomes[0][0]), claims_table(outcomes[0][0])), paths)
+    else:
+        screen.result({"verb": "audit", "audits": payloads}, (reports_table([r for r, _ in outcomes]),), paths)
+
+
+def _payload(report: "AuditReport", folder: Path) -> dict[str, Any]:
+    return {
         "verb": "audit",
         "run": str(folder),
         "run_id": report.run_id,
         "verdict": report.verdict,
         "report": report.model_dump(mode="json"),
-        "paths": list(map(str, paths)),
+        "paths": [str(folder / name) for name in FILES],
     }
-    lines = [
+
+
+def _lines(report: "AuditReport") -> list[str]:
+    return [
         f"Verdict     {report.verdict}",
         *([f"Guard       {WARNING}"] if report.roles["checkpoint"].guard else []),
+        *(f"Warning     {sentence}" for sentence in report.warnings),
         *([f"Capped by   {report.capped_by}"] if report.capped_by else []),
         f"Utility     {report.utility}: {report.utility_reason}",
         *(f"But         {sentence}" for sentence in report.contradictions),
     ]
-    screen.result(payload, (*lines, claims_table(report)), paths)
+
+
+def reports_table(reports: "Sequence[AuditReport]") -> Any:
+    """One row a checkpoint."""
+    columns = ("checkpoint", "verdict", "utility", "capped by", "strongest contradiction")
+    rows = [
+        (r.roles["checkpoint"].name, r.verdict, r.utility, r.capped_by, (r.contradictions or r.warnings or ("",))[0])
+        for r in reports
+    ]
+    return table(columns, rows)
 
 
 def claims_table(report: "AuditReport") -> Any:

@@ -1,0 +1,365 @@
+"""THE TABLE of readings: what an audit can read of one model, under which key, and what each reading rests on.
+
+A key is `instrument.on` or `instrument.on.attack`. A new reading is one row here, a new question one row in
+`audits/claims.py` that names its key. A row says by `absent` why it cannot be taken of this model and concept; the
+sentence stands in the report in place of a number.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from pydantic import Field
+
+from audits.attacks.prompts import FewShot, Jailbreak
+from audits.attacks.quantise import Quantise
+from audits.attacks.relearn import Relearn
+from audits.attacks.under import under
+from audits.behaviour.answers import Accuracy, AnswerProbability, BestOfN
+from audits.behaviour.perplexity import Perplexity
+from probes.causal_trace import CausalTrace
+from probes.concept_vectors import ConceptVectors, snapshot
+from probes.depth_score import States
+from probes.expert_attribution import ExpertAttribution
+from probes.linear_probes import LinearProbes
+from probes.logit_lens import LogitLens
+from probes.patch_back import Coefficients, PatchBack, reachable
+from workbench.concepts import Concept, FactSet
+from workbench.edits import Edit
+from workbench.errors import BadInput
+from workbench.model import HookedModel
+from workbench.registry import Method
+from workbench.sites import Site, parse_sites
+from workbench.trace import Trace
+
+Readings = dict[str, Trace]
+"""Key -> trace, of one model."""
+
+
+class ReadingOptions(Method):
+    """What is read, and with what budget."""
+
+    probe_seeds: int = Field(3, ge=1)
+    """Trainings of the linear probes."""
+    relearn: Relearn = Relearn()
+    """Budget of the relearning attack."""
+    quantise: Quantise = Quantise()
+    """Bits of the quantisation attack."""
+    few_shot: FewShot = FewShot()
+    """Examples of the few-shot prompt."""
+    samples: int = Field(16, ge=1)
+    """Samples of best-of-n."""
+    vectors: int = Field(20, ge=1)
+    """Value vectors of the base that speak most for the concept, followed through the other models."""
+    vector_tokens: int = Field(50, ge=1)
+    """Top tokens compared for each of them."""
+    trace_facts: int = Field(20, ge=0)
+    """Facts that are causally traced; 0 leaves the trace out."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a reading is taken of."""
+
+    model: HookedModel
+    """The open model."""
+    concept: Concept
+    """What to ask about."""
+    options: ReadingOptions
+    """With what budget."""
+    base: Mapping[str, Trace] | None = None
+    """What the base read: the vectors to follow, the coefficients to patch back. None while the base itself is read."""
+
+    def facts(self, name: str) -> FactSet:
+        """One of the concept's sets, or the rewordings of its forget facts.
+
+        Raises:
+            KeyError: for a set no concept has.
+        """
+        if name in ("paraphrases", "formats"):
+            return self.concept.forget.reworded(name)
+        found: FactSet = getattr(self.concept, name)
+        return found
+
+    @property
+    def control(self) -> FactSet | None:
+        """Facts nobody was taught, None when the concept has none."""
+        return self.concept.never_taught if len(self.concept.never_taught) else None
+
+
+def _never(_: Asked) -> str:
+    return ""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One row."""
+
+    key: str
+    """`instrument.on` or `instrument.on.attack`."""
+    take: Callable[[Asked], Trace]
+    """How it is taken of an open model."""
+    absent: Callable[[Asked], str] = field(default=_never)
+    """Why it cannot be taken, as a sentence that says what to do; empty when it can."""
+    rests_on: tuple[str, ...] = ()
+    """Other readings that it, or its judgement, needs."""
+    weights: bool = False
+    """Whether it changes weights on the way: who does that has them, and drops a guard."""
+    base_only: bool = False
+    """Whether only the base is read so."""
+
+    def of(self, asked: Asked) -> Trace:
+        """Take it."""
+        if not self.weights:
+            return self.take(asked)
+        with asked.model.bare():
+            return self.take(asked)
+
+
+# ---- what can be lacking
+
+MISSING_SETS = {
+    "forget": "forget facts",
+    "paraphrases": "paraphrases of the forget facts",
+    "formats": "other formats of the forget facts",
+    "near": "near facts",
+    "far": "far facts",
+    "never_taught": "never-taught facts",
+}
+
+
+def _lacks(what: str) -> str:
+    return f"the concept has no {what}; add them to the concept and audit again"
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Absent when a set of the concept holds fewer than some number of facts."""
+
+    name: str
+    """Which set."""
+    least: int = 1
+    """How many facts are needed."""
+
+    def __call__(self, asked: Asked) -> str:
+        """The sentence, or nothing."""
+        there = len(asked.facts(self.name))
+        if there >= self.least:
+            return ""
+        what = MISSING_SETS[self.name]
+        return (
+            _lacks(what) if not there else f"it needs at least {self.least} {what}, the concept has {there}; add some"
+        )
+
+
+def _no_text(asked: Asked) -> str:
+    return "" if asked.concept.text else _lacks("plain text")
+
+
+def _no_shots(asked: Asked) -> str:
+    return Needs("near", asked.options.few_shot.shots)(asked)
+
+
+def _no_probe_training(asked: Asked) -> str:
+    if len(probe_training(asked.concept)):
+        return ""
+    return "the concept has no near or retain facts in the forgotten relations to train probes on; add some"
+
+
+def _no_trace(asked: Asked) -> str:
+    return "" if asked.options.trace_facts else "reading.trace_facts is 0; set it to the number of facts to trace"
+
+
+def _no_mixture(asked: Asked) -> str:
+    return "" if asked.model.mixture_layers else "the model is no mixture of experts"
+
+
+def _no_neurons(asked: Asked) -> str:
+    if reachable(asked.model):
+        return ""
+    return "the neurons of this architecture cannot be reached (`workbench doctor` says why)"
+
+
+# ---- how they are taken
+
+
+@dataclass(frozen=True)
+class Look:
+    """A probe or metric, looked at through one set of facts."""
+
+    method: Callable[[ReadingOptions], Method]
+    """The method, given the options."""
+    name: str
+    """Which set of the concept."""
+
+    def __call__(self, asked: Asked) -> Trace:
+        """Its trace."""
+        trace: Trace = self.method(asked.options).look(asked.model, asked.facts(self.name))  # type: ignore[attr-defined]
+        return trace
+
+
+@dataclass(frozen=True)
+class Under:
+    """Accuracy on the forget facts (and the never-taught ones behind them) with an attack on."""
+
+    edits: Callable[[Asked], Sequence[Edit]]
+    """The attack's edits, of which the best for the attacker counts, fact by fact."""
+
+    def __call__(self, asked: Asked) -> Trace:
+        """Its trace."""
+        return under(asked.model, self.edits(asked), asked.concept.forget, asked.control)
+
+
+def probe_training(concept: Concept) -> FactSet:
+    """Facts the probes are trained on: near and retain facts about other subjects, in relations that are tested."""
+    asked = {fact.relation for fact in concept.forget}
+    subjects = set(concept.forget.subjects) | set(concept.never_taught.subjects)
+    facts = tuple(
+        fact for fact in (*concept.near, *concept.retain) if fact.relation in asked and fact.subject not in subjects
+    )
+    return FactSet(name=f"{concept.name}/probe_training", facts=facts)
+
+
+def _probes(asked: Asked) -> Trace:
+    """Probes trained once, tested on the forget facts and then on the never-taught ones (from `n_facts` on)."""
+    concept, train = asked.concept, probe_training(asked.concept)
+    relations = {fact.relation for fact in train}
+    never = tuple(fact for fact in concept.never_taught if fact.relation in relations)
+    both = concept.forget.model_copy(update={"facts": concept.forget.facts + never})
+    trace = LinearProbes(seeds=asked.options.probe_seeds).look(asked.model, both, train=train)
+    return replace(trace, notes={**trace.notes, "n_facts": len(concept.forget)})
+
+
+def _patch_back(asked: Asked) -> Trace:
+    """With the base's coefficients; the base gets its own, which changes nothing."""
+    facts = asked.concept.forget
+    if asked.base is not None and "coefficients.forget" not in asked.base:
+        raise BadInput("the base's neuron coefficients could not be read, so there is nothing to put in")
+    donor = asked.base["coefficients.forget"] if asked.base else Coefficients().look(asked.model, facts)
+    return PatchBack().look(asked.model, facts, donor)
+
+
+def _vectors(asked: Asked) -> Trace:
+    options = asked.options
+    found = ConceptVectors(score="effect", keep=options.vectors, describe=0)
+    sites = (
+        vectors_of(asked.base)
+        if asked.base
+        else tuple(found.look(asked.model, asked.concept.forget).top("site", options.vectors))
+    )
+    vocabulary = len(asked.model.unembedding)  # in a small vocabulary the top 50 of any two vectors overlap by chance
+    return snapshot(asked.model, sites, k=min(options.vector_tokens, max(5, vocabulary // 20)))
+
+
+def vectors_of(readings: Mapping[str, Trace]) -> tuple[Site, ...]:
+    """The concept vectors that the base's readings found.
+
+    Raises:
+        BadInput: when the base was not read.
+    """
+    if "concept_vectors.forget" not in readings:
+        raise BadInput("The base model has no concept-vector reading; read the base first")
+    return parse_sites(readings["concept_vectors.forget"].labels["site"])
+
+
+def _relearnt(asked: Asked) -> Trace:
+    return asked.options.relearn.look(asked.model, asked.concept.forget, asked.control)
+
+
+def _trace(asked: Asked) -> Trace:
+    method = CausalTrace(max_facts=asked.options.trace_facts, samples=1, unanswered="trace")
+    return method.look(asked.model, asked.concept.forget)
+
+
+def _text(asked: Asked) -> Trace:
+    return Perplexity().look(asked.model, asked.concept.text)
+
+
+def _accuracy(_: ReadingOptions) -> Method:
+    return Accuracy()
+
+
+def _probability(_: ReadingOptions) -> Method:
+    return AnswerProbability()
+
+
+def _samples(options: ReadingOptions) -> Method:
+    return BestOfN(n=options.samples)
+
+
+def _lens(_: ReadingOptions) -> Method:
+    return LogitLens(statistic="choice")
+
+
+def _jailbroken(asked: Asked) -> Sequence[Edit]:
+    return Jailbreak().fit(asked.concept)
+
+
+def _quantised(asked: Asked) -> Sequence[Edit]:
+    return [asked.options.quantise.fit(asked.model, asked.concept.forget)]
+
+
+def _shown(asked: Asked) -> Sequence[Edit]:
+    return asked.options.few_shot.fit(asked.concept)
+
+
+def _with_floor(method: str, how: Callable[[ReadingOptions], Method]) -> tuple[Reading, Reading]:
+    """A reading of the forget facts and, as its floor, of the never-taught ones."""
+    floor = f"{method}.never_taught"
+    return (
+        Reading(f"{method}.forget", Look(how, "forget")),
+        Reading(floor, Look(how, "never_taught"), Needs("never_taught")),
+    )
+
+
+READINGS: tuple[Reading, ...] = (
+    *_with_floor("accuracy", _accuracy),
+    *(
+        Reading(f"accuracy.{name}", Look(_accuracy, name), Needs(name))
+        for name in ("near", "far", "paraphrases", "formats")
+    ),
+    *_with_floor("answer_probability", _probability),
+    *_with_floor("best_of_n", _samples),
+    *_with_floor("logit_lens", _lens),
+    Reading("perplexity.text", _text, _no_text),
+    Reading("states.forget", Look(lambda _: States(), "forget")),
+    Reading("linear_probes.forget", _probes, _no_probe_training),
+    Reading("causal_trace.forget", _trace, _no_trace),
+    Reading("expert_attribution.forget", Look(lambda _: ExpertAttribution(), "forget"), _no_mixture),
+    Reading("coefficients.forget", Look(lambda _: Coefficients(), "forget"), _no_neurons, base_only=True),
+    Reading(
+        "patch_back.forget",
+        _patch_back,
+        _no_neurons,
+        rests_on=("coefficients.forget", "accuracy.never_taught"),
+        weights=True,
+    ),
+    Reading("concept_vectors.forget", _vectors),
+    Reading("accuracy.forget.jailbreak", Under(_jailbroken)),
+    Reading("accuracy.forget.quantise", Under(_quantised), weights=True),
+    Reading("accuracy.forget.few_shot", Under(_shown), _no_shots),
+    Reading("relearn.forget", _relearnt, Needs("forget", 2), weights=True),
+)
+"""Every reading, in the order they are taken."""
+
+PICTURES = ("causal_trace.forget", "expert_attribution.forget")
+"""Readings no claim rests on, which are drawn in the report."""
+
+BY_KEY: Mapping[str, Reading] = {reading.key: reading for reading in READINGS}
+"""Key -> row."""
+
+
+def needed(keys: Sequence[str]) -> tuple[str, ...]:
+    """These readings, their floors and all they rest on, in the table's order.
+
+    Raises:
+        KeyError: for a key that no row has.
+    """
+    found: set[str] = set()
+    waiting = list(keys)
+    while waiting:
+        key = waiting.pop()
+        if key not in found:
+            found.add(key)
+            floor = f"{key.partition('.')[0]}.never_taught"
+            waiting += [*BY_KEY[key].rests_on, *([floor] if floor in BY_KEY else [])]
+    return tuple(reading.key for reading in READINGS if reading.key in found)
