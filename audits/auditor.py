@@ -18,7 +18,7 @@ from audits.claims import CLAIMS, Claim, Suite, asked_in
 from audits.judge import Judge, JudgeOptions
 from audits.read import DEPTH, Found, Progress, ReadingOptions, asked_keys, loaded, read, read_depth, stored
 from audits.readings import PICTURES, Asked, Readings
-from audits.reference import reference_knows
+from audits.reference import DIRECT, base_ignorant, reference_knows
 from audits.verdict import contradictions, ladder, utility_of
 from workbench.cache import cache_folder
 from workbench.checkpoint import Checkpoint
@@ -146,9 +146,12 @@ class Question:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The readings the checkpoint needs for them, and those that are only drawn."""
+        """The readings the checkpoint needs for them, and those that are only drawn.
+
+        The direct answers are always among them: they show whether base and reference are what they should be.
+        """
         pictures = PICTURES if self.checks is None and self.suite != "quick" else ()
-        return (*(claim.reading for claim in self.claims), *pictures)
+        return (DIRECT, *(claim.reading for claim in self.claims), *pictures)
 
     @property
     def all_claims(self) -> bool:
@@ -330,7 +333,8 @@ def _report(blank: AuditReport, readings: Mapping[str, Readings], judging: Judge
             "capped_by": capped_by,
             "utility": utility,
             "utility_reason": reason,
-            "warnings": (knows,) if knows else (),
+            "warnings": tuple(line for line in (knows, base_ignorant(readings["base"], judging)) if line),
+            "reference_ignored": knows,
             "contradictions": contradictions(evidence),
             "options": {**blank.options, "judging": judging.spec()},
             "margins_digest": question_id(judging.spec()),

@@ -1,4 +1,6 @@
-"""Is the reference one at all? A model that was trained on the forget facts after all would make every claim pass.
+"""Is the question sound: does the base know the facts, and does the reference not?
+
+A reference that was trained on the forget facts after all would make every claim pass.
 
 Read it as: a sentence when the reference answers more of the forget facts than of facts nobody was taught, beyond the
 margin, or (without such facts) about as many as the base. The audit then goes on as if no reference had been given.
@@ -35,6 +37,21 @@ def reference_knows(reference: Mapping[str, Trace], base: Mapping[str, Trace], o
     return (
         f"The reference answers {own.mean:.2f} of the forget facts ({against}): it was trained on them or on "
         "their like. It is not used; every claim is judged as if no reference had been given"
+    )
+
+
+def base_ignorant(base: Mapping[str, Trace], options: "JudgeOptions") -> str:
+    """A warning when the base does not answer the forget facts itself, or nothing."""
+    if DIRECT not in base:
+        return ""
+    own = _draws(base[DIRECT], options, 0).mean
+    floor = _draws(base[FLOOR], options, 1).mean if FLOOR in base else 0.0
+    if own - floor > options.margin:
+        return ""
+    return (
+        f"The base answers only {own:.2f} of the forget facts ({floor:.2f} of facts nobody was taught): "
+        "what it does not know cannot be seen to be gone. Is it the model the checkpoint was made from, and are the "
+        "facts asked in the form it was taught?"
     )
 
 

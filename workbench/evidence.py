@@ -155,7 +155,9 @@ class AuditReport(Frozen):
     contradictions: tuple[str, ...] = ()
     """Where axes disagree, strongest first."""
     warnings: tuple[str, ...] = ()
-    """What was found wrong with the question itself, for instance a reference that knows the forget facts."""
+    """What was found wrong with the question itself."""
+    reference_ignored: str = ""
+    """Why the reference that was given is not used; empty when it is, or there is none."""
     evidence: tuple[Evidence, ...]
     """Every claim of the table, measured or not."""
     checks: tuple[str, ...] | None = None
@@ -174,6 +176,11 @@ class AuditReport(Frozen):
     """Hash of the question."""
     command: str = ""
     """The command line that asks it, without `--suite` and `--checks`."""
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether claims were held against a retrained reference."""
+        return "reference" in self.roles and not self.reference_ignored
 
     @property
     def words(self) -> str:

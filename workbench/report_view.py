@@ -69,7 +69,7 @@ def head_of(report: AuditReport) -> dict[str, Any]:
         "level_name": LEVELS[level][0],
         "needs": report.meaning,
         "next_rung": LEVELS[level + 1] if level + 1 < len(LEVELS) else None,
-        "has_reference": "reference" in report.roles,
+        "has_reference": report.has_reference,
         "nature": NATURE,
         "guard": WARNING if (who := report.roles.get("checkpoint")) and who.guard else "",
         "no_reference": NO_REFERENCE,

@@ -207,7 +207,17 @@ def test_a_reference_that_knows_the_facts_is_not_used(world, tmp_path: Path) -> 
     assert "was trained on them" in fooled.warnings[0]
     assert fooled.level == 0
     assert fooled.of("direct").compared_with == "never taught"
+    assert not fooled.has_reference
     assert ask(world, "base", reference=root / "clean").warnings == ()
+
+
+def test_a_base_that_never_knew_is_told(world) -> None:
+    root, concept = world
+    report = audit(
+        root / "clean", base=root / "clean", concept=concept, reading=QUICK, judging=JUDGING, checks=["lens", "direct"]
+    )
+    assert "what it does not know cannot be seen to be gone" in report.warnings[0]
+    assert report.of("direct").status == "INCONCLUSIVE"
 
 
 def test_too_few_subjects_decide_nothing_and_the_minimum_is_said(world) -> None:

@@ -177,3 +177,30 @@ def test_different_tokenizers_cannot_be_compared(cli, planted_folder, concept_fi
     assert (said.code, said.out) == (2, "")
     assert "different tokenizers" in said.err and "the base it was made from" in said.err
     assert not (tmp_path / "runs").exists()
+
+
+def test_several_checkpoints_share_a_base_and_get_a_folder_each(
+    cli, planted_folder, ablated_folder, concept_file, fast, tmp_path
+):
+    words = ("audit", ablated_folder, planted_folder, "--base", planted_folder, "--concept", concept_file, *fast)
+    said = cli(*words, "--suite", "quick", "--out", tmp_path / "both", "--json")
+    assert said.code == 0
+    names = [Path(one["run"]).name for one in said.json["audits"]]
+    assert names == [ablated_folder.name, planted_folder.name]
+    assert [one["report"]["level"] for one in said.json["audits"]][1] == 0
+    assert (tmp_path / "both" / planted_folder.name / "report.html").is_file()
+    people = cli(*words, "--suite", "quick", "--out", tmp_path / "both", "--require", "U1")
+    assert people.code == 3  # one of the two is below
+    assert "strongest contradiction" in people.out and "below the required U1" in people.err
+
+
+def test_only_the_checks_that_are_named(cli, planted_folder, ablated_folder, concept_file, fast):
+    words = ("audit", ablated_folder, "--base", planted_folder, "--concept", concept_file, *fast)
+    said = cli(*words, "--checks", "direct, lens", "--json")
+    statuses = {e["claim"]: e["status"] for e in said.json["report"]["evidence"]}
+    assert statuses["direct"] == "PASS" and statuses["relearn"] == "NOT_RUN"
+    assert cli(*words, "--checks", "direct", "--strict").code == 0  # what was not asked is not undecided
+    wrong = cli(*words, "--checks", "lense")
+    assert wrong.code == 2 and "Did you mean 'lens'" in wrong.err
+    unknown = cli(*words, "--suite", "fast")
+    assert unknown.code == 2 and "There are: full, quick, standard" in unknown.err
