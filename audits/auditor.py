@@ -24,7 +24,7 @@ from workbench.cache import cache_folder
 from workbench.checkpoint import Checkpoint
 from workbench.checkpoint_config import require_comparable
 from workbench.concepts import Concept
-from workbench.evidence import AuditReport, Role, Trouble
+from workbench.evidence import AuditReport, OtherNumber, Role, Trouble
 from workbench.report import write_report
 from workbench.store import RunFolder, environment, now, question_id
 from workbench.trace import Trace, beside
@@ -56,6 +56,7 @@ def audit(
     judging: JudgeOptions | None = None,
     suite: Suite = "standard",
     checks: Sequence[str] | None = None,
+    beside: Sequence[OtherNumber] = (),
     device: str | None = None,
     progress: Progress | None = None,
 ) -> AuditReport:
@@ -72,6 +73,7 @@ def audit(
         judging: margins, fixed before the run.
         suite: how much is asked: `quick`, `standard` or `full`.
         checks: claims to ask instead of a suite's; the others are reported as not run.
+        beside: numbers of other tools (`workbench.beside.read_beside`), to stand in the report.
         device: a torch device; what each checkpoint's `opening` says when None.
         progress: called before every reading.
 
@@ -84,7 +86,9 @@ def audit(
     for role, other in roles.items():
         require_comparable(roles["base"], other, role)
     options = (reading or ReadingOptions(), judging or JudgeOptions())
-    asked = Question(roles, concept.check(), *options, suite, None if checks is None else tuple(checks), device)
+    asked = Question(
+        roles, concept.check(), *options, suite, None if checks is None else tuple(checks), device, tuple(beside)
+    )
     run = RunFolder.claim(Path(out), asked.in_words()) if out else None
     if run and run.finished:
         from workbench.report import read_report
@@ -134,6 +138,8 @@ class Question:
     """Claims asked instead of a suite's."""
     device: str | None = None
     """Where models are opened; not part of the question."""
+    beside: tuple[OtherNumber, ...] = ()
+    """Numbers of other tools."""
 
     @property
     def claims(self) -> tuple[Claim, ...]:
@@ -172,6 +178,7 @@ class Question:
             "reading": self.reading.spec(),
             "judging": self.judging.spec(),
             "code": code_digest(VERDICT_CODE),
+            **({"beside": sorted({n.sha256 for n in self.beside})} if self.beside else {}),
         }
 
     def command(self) -> str:
@@ -306,6 +313,7 @@ def _judged(asked: Question, found: Mapping[str, Found]) -> AuditReport:
         made_at=now(),
         run_id=question_id(asked.in_words()),
         command=asked.command(),
+        others=asked.beside,
     )
     return _report(blank, {role: f.traces for role, f in found.items()}, asked.judging)
 

@@ -131,6 +131,27 @@ class Role(Frozen):
     """The method of the guard it wears; empty for a model whose weights are all there is to it."""
 
 
+class OtherNumber(Frozen):
+    """A number somebody else's tool measured; it stands beside the evidence and decides nothing."""
+
+    source: Literal["OpenUnlearning", "lm-eval", "Inspect"]
+    """The tool."""
+    file: str
+    """Name of the file it was read from."""
+    sha256: str
+    """Hash of that file."""
+    task: str
+    """What was evaluated."""
+    metric: str
+    """What was measured."""
+    value: float
+    """The number."""
+    stderr: float | None = None
+    """Its standard error, where the file gives one."""
+    n: int | None = None
+    """Items, where the file says how many."""
+
+
 class AuditReport(Frozen):
     """The outcome of an audit; `report.json` is this, and every other form is made from it."""
 
@@ -162,6 +183,8 @@ class AuditReport(Frozen):
     """Every claim of the table, measured or not."""
     checks: tuple[str, ...] | None = None
     """Claims that were asked for; None for all."""
+    others: tuple[OtherNumber, ...] = ()
+    """What other tools measured, read from their files."""
     troubles: dict[str, dict[str, Trouble]] = Field(default_factory=dict)
     """Role -> reading -> why it was not taken."""
     options: dict[str, Any]

@@ -1,4 +1,4 @@
-"""A report on disk and back: one `AuditReport` in; JSON, one HTML file, Markdown and a Parquet table out.
+"""A report on disk and back: one `AuditReport` in; JSON, HTML, Markdown, a model card's section and Parquet tables out.
 
 `report.json` is the report; the other forms are made from it and from the stored readings, and can be made again
 without a model. The HTML needs no network: style, script and data are inside, and a content policy forbids the rest.
@@ -21,6 +21,8 @@ from pydantic import ValidationError
 
 from workbench.errors import BadInput
 from workbench.evidence import SCHEMA_VERSION, AuditReport
+from workbench.model_card import model_card
+from workbench.report_items import item_tables, parquet_of
 from workbench.report_view import head_of, view_of
 from workbench.store import read_manifest, write_atomically, write_json
 from workbench.templating import render
@@ -30,7 +32,9 @@ REPORT = "report.json"
 
 
 def write_report(report: AuditReport, out: Path, traces: Mapping[str, Mapping[str, Trace]] | None = None) -> list[Path]:
-    """Write report.json, report.html, report.md and evidence.parquet; each file whole or not at all.
+    """Write report.json, report.html, report.md, model_card.md, evidence.parquet and items/*.parquet.
+
+    Each file is written whole or not at all.
 
     Args:
         report: the outcome of an audit.
@@ -48,11 +52,14 @@ def write_report(report: AuditReport, out: Path, traces: Mapping[str, Mapping[st
     view = view_of(report, traces, _argv(out))
     # Everything is made before anything is written: a report that cannot be rendered leaves the old files alone.
     page, text, table = _html(view), render("report.md", view), _parquet(report)
+    section, items = model_card(report), item_tables(traces or {})
     return [
         write_json(out / REPORT, report.model_dump(mode="json")),
         write_atomically(out / "report.html", page.encode()),
         write_atomically(out / "report.md", text.encode()),
+        write_atomically(out / "model_card.md", section.encode()),
         write_atomically(out / "evidence.parquet", table),
+        *(write_atomically(out / "items" / f"{name}.parquet", parquet_of(found)) for name, found in items.items()),
     ]
 
 

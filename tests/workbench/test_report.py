@@ -17,14 +17,14 @@ import pandas as pd
 import pytest
 
 from workbench.errors import BadInput
-from workbench.evidence import SCHEMA_VERSION, AuditReport, Estimate, Evidence, Role
+from workbench.evidence import SCHEMA_VERSION, AuditReport, Estimate, Evidence, OtherNumber, Role
 from workbench.report import card, read_report, read_traces, write_report
 from workbench.report_pictures import Key, pictures
 from workbench.templating import markdown_safe, render
 from workbench.trace import Trace
 
 HOSTILE = "<script>alert('x')</script><img src=https://evil.example/x.png onerror=alert(1)>"
-FILES = ["report.json", "report.html", "report.md", "evidence.parquet"]
+FILES = ["report.json", "report.html", "report.md", "model_card.md", "evidence.parquet", "items/forget.parquet"]
 
 
 def estimate(mean: float) -> Estimate:
@@ -171,10 +171,10 @@ def verdict_of(html: str) -> str:
 # ---- disk
 
 
-def test_writes_four_files_and_reads_the_same_report_back(tmp_path: Path) -> None:
+def test_writes_every_file_and_reads_the_same_report_back(tmp_path: Path) -> None:
     written = write_report(report(), tmp_path, traces())
-    assert [path.name for path in written] == FILES
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
+    assert [str(path.relative_to(tmp_path)) for path in written] == FILES
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == sorted(FILES)
     assert read_report(tmp_path) == report()
 
 
@@ -510,3 +510,16 @@ def test_reports_and_figures_need_no_torch() -> None:
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'scipy')))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
+
+
+def test_numbers_of_other_tools_stand_in_the_report_as_text(tmp_path: Path) -> None:
+    other = OtherNumber(
+        source="lm-eval", file=HOSTILE, sha256="f" * 64, task=HOSTILE, metric="acc", value=0.25, stderr=0.01, n=40
+    )
+    write_report(report(others=(other,)), tmp_path)
+    page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
+    assert "Numbers of other tools" in page and "0.25" in page
+    assert "<img src=https://evil" not in page + text
+    assert read_report(tmp_path).others == (other,)
+    write_report(report(), tmp_path)
+    assert "Numbers of other tools" not in (tmp_path / "report.html").read_text()

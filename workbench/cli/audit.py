@@ -63,6 +63,15 @@ def audit(
             help="Ask these claims only, commas between: direct,lens,relearn. `workbench list claims`.",
         ),
     ] = None,
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--beside",
+            metavar="FILE",
+            help="Numbers of another tool, to stand in the report: OpenUnlearning's *_EVAL.json, lm-eval's "
+            "results_*.json, an Inspect log. May be given many times.",
+        ),
+    ] = None,
     rejudge: Annotated[
         Path | None,
         typer.Option("--rejudge", metavar="RUN", help="Judge the stored readings of an audit again, without a model."),
@@ -91,7 +100,7 @@ def audit(
     groups = _grouped(parse_settings(settings), seed)
     if rejudge is not None:
         given = {"CHECKPOINT": checkpoints, "--base": base, "--reference": reference, "--concept": concept}
-        _refuse_models({**given, "--checks": checks})
+        _refuse_models({**given, "--checks": checks, "--beside": beside})
         outcomes = [rejudged(screen, rejudge, groups, out)]
     elif not checkpoints or base is None or concept is None:
         raise BadInput(
@@ -100,7 +109,7 @@ def audit(
         )
     else:
         named = None if checks is None else tuple(name.strip() for name in checks.split(",") if name.strip())
-        job = Job(checkpoints, base, reference, concept, suite, named, groups, out, opening)
+        job = Job(checkpoints, base, reference, concept, suite, named, beside or (), groups, out, opening)
         outcomes = list(audited(screen, job))
     show(screen, outcomes)
     _gate(screen, [report for report, _ in outcomes], wanted, strict)

@@ -35,6 +35,8 @@ class Job:
     """How much is asked."""
     checks: tuple[str, ...] | None
     """Claims asked instead of a suite's."""
+    beside: Sequence[Path]
+    """Files with numbers of other tools."""
     settings: Settings
     """Options by group."""
     out: Path | None
@@ -48,6 +50,7 @@ def audited(screen: Screen, job: Job) -> Iterator[tuple["AuditReport", Path]]:
     from audits.auditor import Question, audit
     from audits.judge import JudgeOptions
     from audits.read import ReadingOptions
+    from workbench.beside import read_beside
     from workbench.cli.machine import prepare_torch
     from workbench.cli.subjects import checkpoint_at
     from workbench.datasets import load_concept
@@ -59,10 +62,12 @@ def audited(screen: Screen, job: Job) -> Iterator[tuple["AuditReport", Path]]:
     shared = {"base": job.base} | ({"reference": job.reference} if job.reference else {})
     others = {role: checkpoint_at(text, job.opening) for role, text in shared.items()}
     opened = [checkpoint_at(text, job.opening) for text in job.checkpoints]
+    beside = tuple(number for file in job.beside for number in read_beside(file))
     names = _distinct([checkpoint.name for checkpoint in opened])
     with progress(screen) as step:
         for checkpoint, name in zip(opened, names, strict=True):
-            question = Question({"checkpoint": checkpoint, **others}, concept, reading, judging, suite, job.checks)
+            roles = {"checkpoint": checkpoint, **others}
+            question = Question(roles, concept, reading, judging, suite, job.checks, beside=beside)
             place = job.out / name if job.out is not None and len(opened) > 1 else job.out
             folder = place or default_out("audit", checkpoint.name, question_id(question.in_words()))
             report = audit(
@@ -75,6 +80,7 @@ def audited(screen: Screen, job: Job) -> Iterator[tuple["AuditReport", Path]]:
                 judging=judging,
                 suite=suite,
                 checks=job.checks,
+                beside=beside,
                 progress=step,
             )
             yield report, folder
