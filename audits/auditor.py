@@ -17,7 +17,7 @@ from typing import Any
 from audits.claims import CLAIMS, Claim, Suite, asked_in
 from audits.judge import Judge, JudgeOptions
 from audits.read import DEPTH, Found, Progress, ReadingOptions, asked_keys, loaded, read, read_depth, stored
-from audits.readings import PICTURES, Asked, Readings
+from audits.readings import Asked, Readings
 from audits.reference import DIRECT, base_ignorant, reference_knows
 from audits.verdict import contradictions, ladder, utility_of
 from workbench.cache import cache_folder
@@ -152,12 +152,11 @@ class Question:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The readings the checkpoint needs for them, and those that are only drawn.
+        """The readings the checkpoint needs for them.
 
         The direct answers are always among them: they show whether base and reference are what they should be.
         """
-        pictures = PICTURES if self.checks is None and self.suite != "quick" else ()
-        return (DIRECT, *(claim.reading for claim in self.claims), *pictures)
+        return (DIRECT, *(claim.reading for claim in self.claims))
 
     @property
     def all_claims(self) -> bool:

@@ -151,6 +151,22 @@ CLAIMS: tuple[Claim, ...] = (
         suite="quick",
     ),
     Claim(
+        "causal",
+        "Do the places that caused the answers in the base still raise them?",
+        "storage",
+        None,
+        "causal_trace.forget",
+        "probability restored",
+    ),
+    Claim(
+        "routing",
+        "Do the same experts still work most for the concept?",
+        "storage",
+        None,
+        "expert_attribution.forget",
+        "Jaccard of top experts",
+    ),
+    Claim(
         "relearn",
         "Do the other facts come back when a few are taught again?",
         "recoverability",

@@ -3,11 +3,13 @@
 Pure numpy: no model and no torch.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from scipy.stats import hypergeom
 
 from audits.claims import Claim
 from workbench.trace import Trace
@@ -52,13 +54,19 @@ def knowledge_items(claim: Claim, readings: Readings, base: Readings, reference:
         )
     if claim.id == "vectors":
         return _jaccard(base[claim.reading], trace)
+    if claim.id == "causal":
+        return restored_where_base_does(base[claim.reading], trace)
+    if claim.id == "routing":
+        return top_experts_kept(base[claim.reading], trace)
     return items_of(trace, slice(0, trace.notes.get("n_facts")))
 
 
 def floor_items(claim: Claim, readings: Readings) -> Items | None:
     """What the same model reads on facts nobody was taught; None when the claim has no such floor."""
-    if claim.id == "depth":
+    if claim.id in ("depth", "causal"):
         return None
+    if claim.id == "routing":
+        return _experts_by_chance(readings[claim.reading])
     if claim.id == "vectors":  # the top tokens of two unrelated vectors have next to nothing in common
         sites = readings[claim.reading].labels["site"]
         return Items(np.zeros((1, len(sites))), tuple(sites), ("",))
@@ -82,6 +90,47 @@ def depth_kept(drops: Trace, reference: Trace) -> Items:
     with np.errstate(invalid="ignore", divide="ignore"):
         kept = np.where(weight > 0, 1 - (counted * lost).sum(axis=0) / weight, np.nan)
     return Items(kept[None], tuple(drops.notes["subjects"]), ("",))
+
+
+def restored_where_base_does(before: Trace, after: Trace) -> Items:
+    """Probability of the answer that restoring one state brings back, at the base's strongest place on the subject.
+
+    Later tokens are left out: at the last one a late state carries the answer whatever the middle layers do.
+    """
+    roles = [i for i, role in enumerate(before.labels["role"]) if "subject" in role]
+    with np.errstate(invalid="ignore"):
+        strength = np.nanmean(before.values[:, roles], axis=2)
+    site, role = np.unravel_index(np.nanargmax(strength), strength.shape)
+    place = before.labels["site"][site], before.labels["role"][roles[role]]
+    values = after.values[after.labels["site"].index(place[0]), after.labels["role"].index(place[1])]
+    subjects = tuple(after.notes["subjects"])[: after.values.shape[2]]
+    return Items(values[None], subjects, (f"{place[0]} at the {place[1]}",))
+
+
+def top_experts_kept(before: Trace, after: Trace) -> Items:
+    """Jaccard overlap a layer of the experts that score highest for the concept, as many as a token gets."""
+    k = int(after.notes["experts_per_token"])
+    ours, theirs = _top_experts(after, k), _top_experts(before, k)
+    layers = tuple(theirs)
+    kept = [len(ours[layer] & theirs[layer]) / len(ours[layer] | theirs[layer]) for layer in layers]
+    return Items(np.array([kept]), layers, ("",))
+
+
+def _top_experts(trace: Trace, k: int) -> dict[str, set[str]]:
+    score, found = np.nanmean(trace.values, axis=1), dict[str, list[tuple[float, str]]]()
+    for site, value in zip(trace.labels["site"], score, strict=True):
+        found.setdefault(site.partition(".")[0], []).append((-float(value), site))
+    return {layer: {site for _, site in sorted(rows)[:k]} for layer, rows in found.items()}
+
+
+def _experts_by_chance(trace: Trace) -> Items:
+    """The same overlap of two random choices, a layer: its mean over the hypergeometric counts in common."""
+    k, layers = int(trace.notes["experts_per_token"]), Counter(site.partition(".")[0] for site in trace.labels["site"])
+    means = []
+    for size in layers.values():
+        common = np.arange(k + 1)
+        means.append(float((hypergeom(size, k, k).pmf(common) * common / (2 * k - common)).sum()))
+    return Items(np.array([means]), tuple(layers), ("",))
 
 
 def _jaccard(before: Trace, after: Trace) -> Items:

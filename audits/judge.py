@@ -81,7 +81,7 @@ class Judge:
             return self._missing(claim, f"it was not asked for; run: {self._command_for(claim)}")
         if trouble := self._trouble(claim):
             return self._missing(claim, trouble.why, trouble.status)
-        if claim.id == "depth" and self.reference is None:
+        if claim.id in ("depth", "causal") and self.reference is None:
             return self._missing(claim, NO_REFERENCE)
         if claim.reading not in self.after or claim.reading not in self.base:
             return self._missing(claim, f"it was not read; run: {self._command_for(claim)}")
@@ -307,7 +307,7 @@ def _head(claim: Claim) -> dict[str, Any]:
 
 
 def _control_name(claim: Claim, theirs: Items | None) -> str:
-    return "reference" if theirs else "chance" if claim.id in ("vectors", "lens") else "never taught"
+    return "reference" if theirs else "chance" if claim.id in ("vectors", "lens", "routing") else "never taught"
 
 
 def _note(claim: Claim, places: int) -> str:

@@ -341,9 +341,6 @@ READINGS: tuple[Reading, ...] = (
 )
 """Every reading, in the order they are taken."""
 
-PICTURES = ("causal_trace.forget", "expert_attribution.forget")
-"""Readings no claim rests on, which are drawn in the report."""
-
 BY_KEY: Mapping[str, Reading] = {reading.key: reading for reading in READINGS}
 """Key -> row."""
 

@@ -100,6 +100,7 @@ PHRASES = {
     "probe": "a linear probe at {where} still reads {value:.2f} of them",
     "depth": "the base still reads {value:.2f} of the depth from its states",
     "vectors": "the concept's value vectors still promote {value:.2f} of their top tokens",
+    "causal": "the places that caused them in the base still raise them by {value:.2f}",
     "relearn": "a short relearning on a few facts brings back {value:.2f} of the others",
     "quantise": "rounding to 4 bits brings back {value:.2f}",
     "patch_back": "with the base's neuron coefficients put in, its own value vectors say {value:.2f} of them",

@@ -1,10 +1,12 @@
 """Judging on hand-made traces: no model, no torch, known truth."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from audits.claims import CLAIMS, Claim
-from audits.items import depth_kept
+from audits.items import depth_kept, floor_items, restored_where_base_does, top_experts_kept
 from audits.judge import Judge, JudgeOptions
 from audits.verdict import contradictions, ladder, utility_of
 from workbench.evidence import Estimate, Evidence
@@ -315,4 +317,59 @@ def test_holm_is_applied_over_the_primary_claims_only() -> None:
 def test_every_rung_has_claims_and_every_id_is_unique() -> None:
     assert {c.rung for c in CLAIMS} == {1, 2, 3, 4, 5, None}
     assert len({c.id for c in CLAIMS}) == len(CLAIMS)
-    assert all((c.rung is None) == (c.axis == "utility") for c in CLAIMS)
+    assert all(c.rung is None for c in CLAIMS if c.axis == "utility")
+    assert not any(c.needed and c.suite == "full" for c in CLAIMS if c.rung is not None)  # standard decides a level
+
+
+def traced(strength: dict[tuple[str, str], float], facts: int = 4) -> Trace:
+    sites, roles = ("L0.mlp_out", "L1.mlp_out"), ("last subject", "last")
+    values = np.array([[[strength.get((s, r), 0.0)] * facts for r in roles] for s in sites])
+    labels = {"site": sites, "role": roles, "fact": tuple(f"{i}: x" for i in range(facts))}
+    return Trace("causal_trace", values, ("site", "role", "fact"), "probability", labels, {"subjects": list("abcd")})
+
+
+def test_what_caused_the_answers_is_read_at_the_bases_place_not_where_it_is_strongest_now() -> None:
+    before = traced({("L1.mlp_out", "last subject"): 0.6, ("L1.mlp_out", "last"): 0.9})
+    after = traced({("L1.mlp_out", "last subject"): 0.1, ("L0.mlp_out", "last subject"): 0.8})
+    found = restored_where_base_does(before, after)
+    assert found.places == ("L1.mlp_out at the last subject",)
+    assert list(found.values[0]) == [0.1] * 4 and found.clusters == tuple("abcd")
+    same = judged("causal", before, before, after)
+    assert (same.status, same.value.mean, same.reference.mean) == ("FAIL", 0.6, 0.1)
+    assert judged("causal", after, before, after).status == "PASS"
+    assert "reference" in judged("causal", after, before).why_missing
+
+
+def experts(*best: int, per_token: int = 2) -> Trace:
+    """Four experts in two layers; those named score highest."""
+    sites = tuple(f"L{layer}.expert[{e}]" for layer in range(2) for e in range(4))
+    values = np.array([[1.0 if e in best else 0.0] * 3 for _ in range(2) for e in range(4)])
+    labels = {"site": sites, "fact": ("0: a", "1: b", "2: c")}
+    notes = {"experts_per_token": per_token}
+    return Trace("expert_attribution", values, ("site", "fact"), "logits", labels, notes)
+
+
+def test_experts_that_still_serve_the_concept() -> None:
+    assert list(top_experts_kept(experts(0, 1), experts(0, 1)).values[0]) == [1, 1]
+    assert list(top_experts_kept(experts(0, 1), experts(1, 2)).values[0]) == [1 / 3, 1 / 3]
+    assert list(top_experts_kept(experts(0, 1), experts(2, 3)).values[0]) == [0, 0]
+    # of two random pairs out of four: none in common 1/6, one 4/6, both 1/6
+    floor = floor_items(BY_ID["routing"], {"expert_attribution.forget": experts(0, 1)})
+    assert floor.values[0] == pytest.approx([4 / 6 * 1 / 3 + 1 / 6] * 2)
+
+
+def test_a_claim_that_is_not_needed_stops_the_climb_only_by_finding_something() -> None:
+    extra = replace(BY_ID["quantise"], id="extra", rung=1, needed=False)
+    claims = (BY_ID["direct"], extra)
+
+    def reached(status: str, value: float | None = 0.5) -> int:
+        given = [
+            judged("direct", facts(0.0), facts(1.0), facts(0.0)),
+            judged("direct", facts(value), facts(1.0), facts(0.0)).model_copy(
+                update={"claim": "extra", "status": status}
+            ),
+        ]
+        return ladder(claims, given, True)[0]
+
+    assert reached("INCONCLUSIVE") >= 1
+    assert reached("FAIL") == 0

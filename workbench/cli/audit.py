@@ -122,15 +122,17 @@ def _gate(screen: Screen, reports: "list[AuditReport]", wanted: int | None, stri
         screen.note(f"{report.roles['checkpoint'].name}: the level U{report.level} is below the required U{wanted}")
     if below:
         raise typer.Exit(BELOW_REQUIRED)
-    undecided = {
-        r.roles["checkpoint"].name: names
-        for r in reports
-        if (names := [e.claim for e in r.evidence if e.status in OPEN and (r.checks is None or e.claim in r.checks)])
-    }
+    undecided = {r.roles["checkpoint"].name: names for r in reports if (names := _undecided(r))}
     for name, claims in undecided.items() if strict else ():
         screen.note(f"Undecided under --strict: {', '.join(claims)} ({name})")
     if strict and undecided:
         raise typer.Exit(UNDECIDED)
+
+
+def _undecided(report: "AuditReport") -> list[str]:
+    """Claims that were asked, that a verdict rests on, and that are open."""
+    asked = [e for e in report.evidence if report.checks is None or e.claim in report.checks]
+    return [e.claim for e in asked if e.status in OPEN and (e.rung is not None or e.axis == "utility")]
 
 
 def _level(required: str | None) -> int | None:

@@ -65,7 +65,7 @@ def _row(e: "Evidence") -> tuple[object, ...]:
     control = e.before if e.compared_with == "base" else e.reference if e.compared_with == "reference" else e.floor
     note = e.why_missing or (f"at {e.where}" if e.where else "")
     return (
-        "utility" if e.rung is None else f"U{e.rung}",
+        f"U{e.rung}" if e.rung is not None else "utility" if e.axis == "utility" else "—",
         e.claim,
         e.status,
         _estimate(e.before),
