@@ -92,14 +92,18 @@ def depth_kept(drops: Trace, reference: Trace) -> Items:
     return Items(kept[None], tuple(drops.notes["subjects"]), ("",))
 
 
-def restored_where_base_does(before: Trace, after: Trace) -> Items:
+def restored_where_base_does(before: Trace, after: Trace) -> Items | None:
     """Probability of the answer that restoring one state brings back, at the base's strongest place on the subject.
 
-    Later tokens are left out: at the last one a late state carries the answer whatever the middle layers do.
+    Later tokens are left out: at the last one a late state carries the answer whatever the middle layers do. None when
+    no fact of the base could be traced.
     """
     roles = [i for i, role in enumerate(before.labels["role"]) if "subject" in role]
-    with np.errstate(invalid="ignore"):
-        strength = np.nanmean(before.values[:, roles], axis=2)
+    there = before.values[:, roles]
+    if not np.isfinite(there).any():
+        return None
+    counts = np.isfinite(there).sum(axis=2)
+    strength = np.where(counts > 0, np.nansum(there, axis=2) / np.maximum(counts, 1), np.nan)
     site, role = np.unravel_index(np.nanargmax(strength), strength.shape)
     place = before.labels["site"][site], before.labels["role"][roles[role]]
     values = after.values[after.labels["site"].index(place[0]), after.labels["role"].index(place[1])]

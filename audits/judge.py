@@ -25,6 +25,11 @@ from workbench.stats import Draws, bootstrap, bootstrap_auc, holm
 
 NO_REFERENCE = "it is measured against a retrained reference; give one with --reference"
 
+NO_FACT = (
+    "no fact could be read here: the notes of the reading say why (the lens needs distractors, a trace subjects of "
+    "equal length)"
+)
+
 
 class JudgeOptions(Method):
     """Margins and resampling, fixed before the run and hashed into the report."""
@@ -68,12 +73,19 @@ class Judge:
 
     def judge(self, claims: Sequence[Claim]) -> tuple[Evidence, ...]:
         """One piece of evidence a claim, in order, with equivalence p-values Holm-adjusted over the primary ones."""
-        found = [self.one(claim) for claim in claims]
+        found = [self._one_kept_apart(claim) for claim in claims]
         tested = [i for i, e in enumerate(found) if claims[i].primary and e.p_equivalence is not None]
         adjusted = holm([p for i in tested if (p := found[i].p_equivalence) is not None])
         for i, p in zip(tested, adjusted, strict=True):
             found[i] = found[i].model_copy(update={"p_equivalence": p})
         return tuple(found)
+
+    def _one_kept_apart(self, claim: Claim) -> Evidence:
+        """The evidence for one claim; a reading that cannot be judged is an error of that claim alone."""
+        try:
+            return self.one(claim)
+        except Exception as error:
+            return self._missing(claim, f"judging failed: {type(error).__name__}: {error}", "ERROR")
 
     def one(self, claim: Claim) -> Evidence:
         """The evidence for one claim."""
@@ -121,13 +133,11 @@ class Judge:
         before = knowledge_items(claim, self.base, self.base, self.reference)
         floor = floor_items(claim, self.after)
         if ours is None or before is None:
-            return self._missing(claim, NO_REFERENCE)
+            return self._missing(claim, NO_REFERENCE if claim.id == "depth" else NO_FACT)
         pairs = _differences(ours, theirs, floor)
         if not pairs:
             return self._missing(
-                claim,
-                "no fact could be read here (the lens needs distractors), or there is neither a reference "
-                "nor never-taught facts to compare with",
+                claim, NO_FACT + ", or there is neither a reference nor never-taught facts to compare with"
             )
         level = 1 - 0.05 / len(pairs)
         drawn = {place: self._difference_draws(pair) for place, pair in pairs.items()}

@@ -373,3 +373,15 @@ def test_a_claim_that_is_not_needed_stops_the_climb_only_by_finding_something() 
 
     assert reached("INCONCLUSIVE") >= 1
     assert reached("FAIL") == 0
+
+
+def test_a_reading_that_cannot_be_judged_is_an_error_of_that_claim_alone() -> None:
+    broken = Trace("accuracy", np.zeros((2, 2)), ("a", "b"), "share", {"a": ("x", "y"), "b": ("x", "y")})
+    good = facts(1.0)
+    readings = {"accuracy.forget": good, "accuracy.never_taught": facts(0.0), "best_of_n.forget": broken}
+    found = Judge(readings, readings, None, QUICK).judge(CLAIMS)
+    by_id = {e.claim: e for e in found}
+    assert by_id["direct"].status == "FAIL"
+    assert (by_id["sampling"].status, by_id["sampling"].value) == ("ERROR", None)
+    assert "judging failed: StopIteration" in by_id["sampling"].why_missing
+    assert ladder(CLAIMS, found, False)[0] == 0
