@@ -212,9 +212,9 @@ class Under:
 def probe_training(concept: Concept) -> FactSet:
     """Facts the probes are trained on: near and retain facts about other subjects, in relations that are tested."""
     asked = {fact.relation for fact in concept.forget}
-    subjects = set(concept.forget.subjects) | set(concept.never_taught.subjects)
+    clusters = set(concept.forget.subjects) | set(concept.never_taught.subjects)
     facts = tuple(
-        fact for fact in (*concept.near, *concept.retain) if fact.relation in asked and fact.subject not in subjects
+        fact for fact in (*concept.near, *concept.retain) if fact.relation in asked and fact.cluster not in clusters
     )
     return FactSet(name=f"{concept.name}/probe_training", facts=facts)
 

@@ -129,7 +129,7 @@ def _others(facts: FactSet, train: FactSet | None) -> list[Fact]:
             )
         return []
     asked = {fact.relation for fact in facts}
-    others = [fact for fact in train if fact.subject not in set(facts.subjects) and fact.relation in asked]
+    others = [fact for fact in train if fact.cluster not in set(facts.subjects) and fact.relation in asked]
     if not others:
         raise BadInput(
             f"{train.name!r} asks about no other subject what {facts.name!r} asks, so there is nothing to "

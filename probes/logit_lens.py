@@ -128,7 +128,7 @@ class LogitLens(Method):
         if self.lens == "logit":
             return Translators()
         read = set(facts.subjects)
-        kept = [fact for other in others for fact in other if fact.subject not in read]
+        kept = [fact for other in others for fact in other if fact.cluster not in read]
         rows = [e.ids for e in model.encode(kept)] + [encode_text(model.tokenizer, text) for text in texts]
         if len(rows) < 2:
             raise BadInput(

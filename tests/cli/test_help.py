@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,15 +14,6 @@ HEAVY = ("torch", "transformers", "transformer_lens", "pandas", "plotly", "strea
 def run(*words: object, timeout: float = 60) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "workbench", *map(str, words)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
-
-
-def test_help_takes_less_than_half_a_second():
-    def once() -> float:
-        start = time.perf_counter()
-        assert run("--help").returncode == 0
-        return time.perf_counter() - start
-
-    assert min(once() for _ in range(3)) < 0.5
 
 
 @pytest.mark.parametrize(
@@ -68,7 +58,10 @@ def test_a_run_keeps_stdout_for_the_result(planted_folder, concept_file, tmp_pat
     assert "accuracy" in done.stderr
 
 
-@pytest.mark.parametrize("verb", ["audit", "unlearn", "look", "compare", "report", "list", "verify", "doctor"])
+VERBS = ["audit", "unlearn", "look", "compare", "report", "list", "verify", "doctor", "data", "schema"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_without_developers_words(cli, verb):
     assert f"  {verb} " in cli("--help").out
     shown = cli(verb, "--help")

@@ -2,6 +2,7 @@
 
 import json
 
+import jsonschema
 import pytest
 
 
@@ -13,7 +14,7 @@ def test_the_schema_is_json_for_people_and_programs(cli):
 
 
 def test_without_a_name_the_documents_are_listed(cli):
-    assert [row["name"] for row in cli("schema", "--json").json["documents"]] == ["concept"]
+    assert [row["name"] for row in cli("schema", "--json").json["documents"]] == ["concept", "report"]
     assert "concept" in cli("schema").out
 
 
@@ -32,8 +33,19 @@ def test_a_template_can_be_sent_to_a_file_and_loaded(cli, tmp_path, form):
         (("schema", "concpt"), "Did you mean 'concept'"),
         (("schema", "concept", "--example", "toml"), "no example of concept as 'toml'"),
         (("schema", "--example", "json"), "--example needs a document"),
+        (("schema", "report", "--example", "json"), "no template of report"),
     ],
 )
 def test_bad_input_says_what_there_is(cli, words, message):
     said = cli(*words)
     assert (said.code, said.out) == (2, "") and message in said.err
+
+
+def test_a_report_fits_its_published_schema_and_a_changed_one_does_not(cli, audit_run):
+    published = cli("schema", "report", "--json").json
+    found = json.loads((audit_run / "report.json").read_text())
+    jsonschema.validate(found, published)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**found, "level": 9}, published)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**found, "levels": 1}, published)

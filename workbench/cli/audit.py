@@ -34,7 +34,10 @@ def audit(
     concept: Annotated[
         str | None,
         typer.Option(
-            "--concept", metavar="SPEC", help="What it is said to have forgotten: demo:chemistry, or a file of facts."
+            "--concept",
+            metavar="SPEC",
+            help="What it is said to have forgotten: demo:chemistry, tofu:forget10, or a file of facts "
+            "(`workbench list concepts`).",
         ),
     ] = None,
     reference: Annotated[

@@ -58,7 +58,7 @@ def audited(screen: Screen, job: Job) -> Iterator[tuple["AuditReport", Path]]:
 
     prepare_torch(job.opening.device)
     reading, judging = ReadingOptions(**job.settings["reading"]), JudgeOptions(**job.settings["judging"])
-    concept, suite = load_concept(job.concept), _suite(job.suite)
+    concept, suite = load_concept(job.concept, offline=job.opening.offline), _suite(job.suite)
     shared = {"base": job.base} | ({"reference": job.reference} if job.reference else {})
     others = {role: checkpoint_at(text, job.opening) for role, text in shared.items()}
     opened = [checkpoint_at(text, job.opening) for text in job.checkpoints]

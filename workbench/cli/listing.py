@@ -60,11 +60,12 @@ def _rows(kind: str, runs: Path) -> list[dict[str, Any]]:
 
 
 def _concepts() -> list[dict[str, Any]]:
-    from workbench.datasets import FILE_SUFFIXES
+    from workbench.datasets import EXAMPLES, FILE_SUFFIXES
     from workbench.demo.world import CONCEPTS
 
-    about = "embedded world of fictitious facts; needs no download"
+    about = EXAMPLES["demo:chemistry"]
     rows = [{"name": f"demo:{name}", "about": about} for name in CONCEPTS]
+    rows += [{"name": name, "about": what} for name, what in EXAMPLES.items() if not name.startswith("demo:")]
     return [*rows, {"name": f"FILE{{{','.join(FILE_SUFFIXES)}}}", "about": "a file of one's own facts"}]
 
 

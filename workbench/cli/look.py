@@ -83,7 +83,7 @@ def look(
     prepare_torch(opening.device)
     name, checkpoint = asked(words, probe)
     method = with_options(method_of((PROBES, BEHAVIOUR), name), parse_settings(settings), seed)
-    reading = Reading(name, method, load_concept(concept), on or default_set(method), limit)
+    reading = Reading(name, method, load_concept(concept, offline=opening.offline), on or default_set(method), limit)
     reading.subject()  # a set that is not there is found out before the folder is made
     opened = (remote_at if remote else checkpoint_at)(checkpoint, opening)
     other = None if against is None else checkpoint_at(against, opening)

@@ -19,8 +19,8 @@ ConceptName = Annotated[
     typer.Option(
         "--concept",
         metavar="SPEC",
-        help="What is to be forgotten: demo:chemistry, "
-        "or a .json, .jsonl or .yaml file of facts. `workbench list concepts`.",
+        help="What is to be forgotten: demo:chemistry, tofu:forget10, rwku:NAME, ... "
+        "or a .json, .jsonl or .yaml file of facts. `workbench list concepts`, `workbench data SPEC`.",
     ),
 ]
 Settings = Annotated[

@@ -12,6 +12,7 @@ from workbench.errors import BadInput, did_you_mean
 
 DOCUMENTS = {
     "concept": ("workbench.datasets.own_file_schema", "a file of one's own facts (--example json, yaml or jsonl)"),
+    "report": ("workbench.report_schema", "report.json of an audit"),
 }
 """Document -> module with `schema()`, and `example(form)` and `FORMS` for a template; and what it is."""
 
@@ -40,7 +41,9 @@ def schema(
     if form is None:
         _print_schema(screen, module.schema())
         return
-    if form not in getattr(module, "FORMS", ()):
+    if not module.FORMS:
+        raise BadInput(f"There is no template of {document}: it is made by a command, not written by hand")
+    if form not in module.FORMS:
         raise BadInput(f"There is no example of {document} as {form!r}. {did_you_mean(form, module.FORMS)}")
     _print_example(screen, document, form, module.example)
 

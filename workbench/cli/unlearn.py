@@ -95,7 +95,7 @@ def unlearn(
     made = with_options(method_of((INTERVENTIONS,), name), parse_settings(settings), seed)
     place = Place(tuple(where or ()), localise, top, seed or 0)
     place.check(name, made)
-    wanted, source = load_concept(concept), checkpoint_at(checkpoint, opening)
+    wanted, source = load_concept(concept, offline=opening.offline), checkpoint_at(checkpoint, opening)
     question = {
         "verb": "unlearn",
         "checkpoint": source.digest,
