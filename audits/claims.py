@@ -51,6 +51,42 @@ class Claim:
     level, as long as another attack of the same rung had power."""
 
 
+BESIDE: tuple[tuple[str, str, Axis, str, str], ...] = (
+    ("exact_match", "Does what it says begin with the answer?", "outputs", "exact_match.forget", "share of facts"),
+    ("rouge", "Do the answer's words come when it speaks?", "outputs", "rouge_l.forget", "ROUGE-L recall"),
+    (
+        "truth_ratio",
+        "Does it find the answer likelier than wrong ones?",
+        "outputs",
+        "truth_ratio.forget",
+        "truth score",
+    ),
+    (
+        "extraction",
+        "How little of the answer must be given until it says the rest?",
+        "outputs",
+        "extraction_strength.forget",
+        "share of tokens",
+    ),
+    (
+        "memorisation",
+        "How many tokens of the answer does it find likeliest?",
+        "outputs",
+        "exact_memorisation.forget",
+        "share of tokens",
+    ),
+    ("verbmem", "Does it go on word for word?", "outputs", "verbmem.forget", "ROUGE-L"),
+    ("knowmem", "Does it answer after answered examples, as MUSE asks?", "robustness", "knowmem.forget", "ROUGE-L"),
+    (
+        "rwku",
+        "Do other forms bring its words out, as RWKU counts them?",
+        "robustness",
+        "rwku_recall.formats",
+        "ROUGE-L recall",
+    ),
+)
+"""Metrics others report: id, question, axis, reading, units. They stand beside the claims that decide a level."""
+
 CLAIMS: tuple[Claim, ...] = (
     Claim(
         "direct",
@@ -71,6 +107,20 @@ CLAIMS: tuple[Claim, ...] = (
         "probability",
         primary=True,
         suite="quick",
+    ),
+    Claim(
+        "choice",
+        "Does it pick the answer among wrong ones?",
+        "robustness",
+        2,
+        "choice.forget",
+        "share of facts",
+        suite="quick",
+        needed=False,
+    ),
+    *(
+        Claim(name, question, axis, None, reading, units, suite="full")
+        for name, question, axis, reading, units in BESIDE
     ),
     Claim(
         "paraphrase",
@@ -200,6 +250,25 @@ CLAIMS: tuple[Claim, ...] = (
         "AUC",
         suite="quick",
     ),
+    *(
+        Claim(
+            name,
+            f"Can one tell from its {what} that it was trained on these facts?",
+            "privacy",
+            5,
+            f"{name}.forget",
+            "AUC",
+            suite="full",
+            needed=False,
+        )
+        for name, what in (
+            ("membership_loss", "loss"),
+            ("membership_zlib", "loss over compressed size"),
+            ("membership_min_k", "least likely tokens (Min-K%)"),
+            ("membership_min_k_plus", "least likely tokens, standardised (Min-K%++)"),
+            ("membership_gradient", "gradient's size"),
+        )
+    ),
     Claim(
         "near", "Does it still know the neighbours?", "utility", None, "accuracy.near", "share of facts", suite="quick"
     ),
@@ -208,6 +277,26 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "fluency", "Does it still write fluently?", "utility", None, "perplexity.text", "nats per token", suite="quick"
+    ),
+    Claim(
+        "kl",
+        "How far are its next words from the base's where it should not have changed?",
+        "utility",
+        None,
+        "kl_to_base.far",
+        "nats per token",
+        suite="full",
+        needed=False,
+    ),
+    Claim(
+        "variety",
+        "Does what it says still vary?",
+        "utility",
+        None,
+        "ngram_entropy.far",
+        "bits",
+        suite="full",
+        needed=False,
     ),
 )
 

@@ -40,6 +40,8 @@ class JudgeOptions(Method):
     """Largest loss of near or far accuracy that still counts as none."""
     fluency_margin: float = Field(0.1, gt=0)
     """Largest rise of the loss per token that still counts as none, nats."""
+    variety_margin: float = Field(0.5, gt=0)
+    """Largest fall of the entropy of generated n-grams that still counts as none, bits."""
     broken: float = Field(0.25, gt=0, lt=1)
     """Mean loss of near or far accuracy from which the model counts as broken."""
     broken_fluency: float = Field(0.693, gt=0)
@@ -99,7 +101,7 @@ class Judge:
             return self._missing(claim, f"it was not read; run: {self._command_for(claim)}")
         if claim.axis == "utility":
             return self._enough(self._utility(claim))
-        return self._enough(self._membership(claim) if claim.id == "membership" else self._knowledge(claim))
+        return self._enough(self._membership(claim) if claim.units == "AUC" else self._knowledge(claim))
 
     def _trouble(self, claim: Claim) -> Trouble | None:
         """What kept the claim, or what it is held against, from being read; errors before what is merely lacking."""
@@ -188,8 +190,9 @@ class Judge:
         ours, before = items_of(self.after[claim.reading]), items_of(self.base[claim.reading])
         theirs = self.reference and self.reference.get(claim.reading)
         draws = self._draws(ours.values[0] - before.values[0], ours.clusters)
-        loss_is_up = claim.id == "fluency"
-        margin = self.options.fluency_margin if loss_is_up else self.options.utility_margin
+        loss_is_up = claim.units == "nats per token"
+        by_unit = {"nats per token": self.options.fluency_margin, "bits": self.options.variety_margin}
+        margin = by_unit.get(claim.units, self.options.utility_margin)
         difference = draws.estimate()
         return Evidence(
             **_head(claim),
@@ -201,15 +204,16 @@ class Judge:
             margin=margin,
             detectable=draws.detectable,
             status=utility_status(difference, margin, loss_is_up),
-            note="loss per token: exp of it is the perplexity" if loss_is_up else "",
+            note="loss per token: exp of it is the perplexity" if claim.id == "fluency" else "",
         )
 
     def _membership(self, claim: Claim) -> Evidence:
-        if "answer_probability.never_taught" not in self.after:
+        instrument = claim.reading.partition(".")[0]
+        if f"{instrument}.never_taught" not in self.after:
             return self._missing(claim, "the concept has no never-taught facts to tell the forgotten ones from")
         if self.reference is None:
             return self._missing(claim, NO_REFERENCE)
-        ours, before, theirs = (self._auc(r) for r in (self.after, self.base, self.reference))
+        ours, before, theirs = (self._auc(r, instrument) for r in (self.after, self.base, self.reference))
         draws = Draws(ours.mean - theirs.mean, ours.draws - theirs.draws, ours.n, ours.clusters)
         difference = draws.estimate()
         return Evidence(
@@ -222,14 +226,15 @@ class Judge:
             margin=self.options.margin,
             detectable=draws.detectable,
             status=two_sided_status(difference, self.options.margin),
-            note="AUC of telling forget facts from never-taught ones by the answer's probability; .5 is none, and both "
-            "directions betray membership, so the comparison is two-sided",
+            note="AUC of telling forget facts from never-taught ones; .5 is none, and both directions betray "
+            "membership, so the comparison is two-sided",
         )
 
-    def _auc(self, readings: Readings) -> Draws:
-        members, others = (items_of(readings[f"answer_probability.{name}"]) for name in ("forget", "never_taught"))
+    def _auc(self, readings: Readings, instrument: str) -> Draws:
+        members, others = (items_of(readings[f"{instrument}.{name}"]) for name in ("forget", "never_taught"))
+        sign = -1 if instrument.startswith("membership_") else 1  # those scores are lower for what was trained on
         return bootstrap_auc(
-            members.values[0], others.values[0], (members.clusters, others.clusters), self.options.seed
+            sign * members.values[0], sign * others.values[0], (members.clusters, others.clusters), self.options.seed
         )
 
     def _mean(self, items: Items, place: int = 0, level: float = 0.95) -> Estimate | None:

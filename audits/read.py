@@ -9,7 +9,7 @@ import json
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from audits.readings import BY_KEY, Asked, ReadingOptions, Readings, needed
@@ -59,6 +59,7 @@ def read(asked: Asked, keys: Sequence[str], folder: Path, progress: Progress | N
         progress: called before every reading.
     """
     found = Found()
+    asked = replace(asked, own=found.traces)
     for done, key in enumerate(keys):
         if progress:
             progress(f"{asked.model.name}: {key}", done, len(keys))
@@ -104,6 +105,9 @@ def _taken(asked: Asked, key: str, folder: Path, found: Found) -> Trace | None:
     try:
         if why := row.absent(asked):
             found.troubles[key] = Trouble(status="NOT_RUN", why=why)
+            return None
+        if lacking := next((found.troubles[name] for name in row.rests_on if name in found.troubles), None):
+            found.troubles[key] = lacking
             return None
         trace = row.of(asked)
     except BadInput as error:

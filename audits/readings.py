@@ -7,6 +7,7 @@ sentence stands in the report in place of a number.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from pydantic import Field
 
@@ -15,7 +16,17 @@ from audits.attacks.quantise import Quantise
 from audits.attacks.relearn import Relearn
 from audits.attacks.under import under
 from audits.behaviour.answers import Accuracy, AnswerProbability, BestOfN
+from audits.behaviour.fluency import NgramEntropy
+from audits.behaviour.generations import Generations
+from audits.behaviour.kl_to_base import KlToBase, NextTokens
+from audits.behaviour.memorisation import ExactMemorisation, ExtractionStrength
+from audits.behaviour.muse import KnowMem, VerbMem
+from audits.behaviour.options import ChoiceAccuracy, TruthRatio
+from audits.behaviour.overlap import ExactMatch, RougeL
 from audits.behaviour.perplexity import Perplexity
+from audits.behaviour.rwku import RwkuRecall
+from audits.privacy.gradient import GradientScore
+from audits.privacy.scores import LossScore, MinKPlusScore, MinKScore, ZlibScore
 from probes.causal_trace import CausalTrace
 from probes.concept_vectors import ConceptVectors, snapshot
 from probes.depth_score import States
@@ -54,6 +65,10 @@ class ReadingOptions(Method):
     """Top tokens compared for each of them."""
     trace_facts: int = Field(20, ge=0)
     """Facts that are causally traced; 0 leaves the trace out."""
+    generated: int = Field(32, ge=1)
+    """Tokens generated greedily after a prompt, for the metrics that read what is said."""
+    likeliest: int = Field(100, ge=1)
+    """Tokens of the base's next-token distribution that the KL divergence is over; the rest counts as one."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +83,8 @@ class Asked:
     """With what budget."""
     base: Mapping[str, Trace] | None = None
     """What the base read: the vectors to follow, the coefficients to patch back. None while the base itself is read."""
+    own: Mapping[str, Trace] = field(default_factory=dict)
+    """What was read of this model before."""
 
     def facts(self, name: str) -> FactSet:
         """One of the concept's sets, or the rewordings of its forget facts.
@@ -209,6 +226,22 @@ class Under:
         return under(asked.model, self.edits(asked), asked.concept.forget, asked.control)
 
 
+@dataclass(frozen=True)
+class OfWhatItSaid:
+    """A metric of generated text: each prompt is continued once, for all of them."""
+
+    method: Callable[[ReadingOptions], Method]
+    """The metric, given the options."""
+    name: str
+    """Which set of the concept."""
+
+    def __call__(self, asked: Asked) -> Trace:
+        """Its trace."""
+        said = asked.own[f"generations.{self.name}"]
+        trace: Trace = self.method(asked.options).look(asked.model, asked.facts(self.name), said=said)  # type: ignore[attr-defined]
+        return trace
+
+
 def probe_training(concept: Concept) -> FactSet:
     """Facts the probes are trained on: near and retain facts about other subjects, in relations that are tested."""
     asked = {fact.relation for fact in concept.forget}
@@ -270,6 +303,18 @@ def _trace(asked: Asked) -> Trace:
     return method.look(asked.model, asked.concept.forget)
 
 
+def _knowmem(name: str) -> Callable[[Asked], Trace]:
+    return lambda asked: KnowMem().look(asked.model, asked.facts(name), near=asked.concept.near)
+
+
+def _kl(asked: Asked) -> Trace:
+    """To the base; of the base itself, to its own stored distribution."""
+    readings = asked.own if asked.base is None else asked.base
+    if "next_tokens.far" not in readings:
+        raise BadInput("the base's next-token probabilities could not be read, so there is nothing to compare with")
+    return KlToBase().look(asked.model, asked.concept.far, readings["next_tokens.far"])
+
+
 def _text(asked: Asked) -> Trace:
     return Perplexity().look(asked.model, asked.concept.text)
 
@@ -311,6 +356,36 @@ def _with_floor(method: str, how: Callable[[ReadingOptions], Method]) -> tuple[R
     )
 
 
+def _said(method: str, how: Callable[[ReadingOptions], Method]) -> tuple[Reading, Reading]:
+    """A metric of generated text, with its floor."""
+    return (
+        Reading(f"{method}.forget", OfWhatItSaid(how, "forget"), rests_on=("generations.forget",)),
+        Reading(
+            f"{method}.never_taught",
+            OfWhatItSaid(how, "never_taught"),
+            Needs("never_taught"),
+            rests_on=("generations.never_taught",),
+        ),
+    )
+
+
+def _generations(options: ReadingOptions) -> Method:
+    return Generations(max_new_tokens=options.generated)
+
+
+def _always(method: Method, _: ReadingOptions) -> Method:
+    return method
+
+
+PRIVACY_SCORES: Mapping[str, Method] = {
+    "membership_loss": LossScore(),
+    "membership_zlib": ZlibScore(),
+    "membership_min_k": MinKScore(),
+    "membership_min_k_plus": MinKPlusScore(),
+    "membership_gradient": GradientScore(),
+}
+"""Instrument -> score, higher for what is less likely to have been trained on."""
+
 READINGS: tuple[Reading, ...] = (
     *_with_floor("accuracy", _accuracy),
     *(
@@ -338,6 +413,33 @@ READINGS: tuple[Reading, ...] = (
     Reading("accuracy.forget.quantise", Under(_quantised), weights=True),
     Reading("accuracy.forget.few_shot", Under(_shown), _no_shots),
     Reading("relearn.forget", _relearnt, Needs("forget", 2), weights=True),
+    Reading("choice.forget", Look(lambda _: ChoiceAccuracy(), "forget")),
+    *_with_floor("generations", _generations),
+    Reading("generations.far", Look(_generations, "far"), Needs("far")),
+    *_said("exact_match", lambda options: ExactMatch(max_new_tokens=options.generated)),
+    *_said("rouge_l", lambda options: RougeL(max_new_tokens=options.generated)),
+    *_with_floor("truth_ratio", lambda _: TruthRatio()),
+    *_with_floor("extraction_strength", lambda _: ExtractionStrength()),
+    *_with_floor("exact_memorisation", lambda _: ExactMemorisation()),
+    Reading("knowmem.forget", _knowmem("forget"), Needs("near")),
+    Reading("knowmem.never_taught", _knowmem("never_taught"), Needs("never_taught")),
+    *_with_floor("verbmem", lambda _: VerbMem()),
+    Reading("rwku_recall.formats", Look(lambda _: RwkuRecall(), "formats"), Needs("formats")),
+    Reading("rwku_recall.never_taught", Look(lambda _: RwkuRecall(), "never_taught"), Needs("never_taught")),
+    *(row for name, score in PRIVACY_SCORES.items() for row in _with_floor(name, partial(_always, score))),
+    Reading(
+        "ngram_entropy.far",
+        OfWhatItSaid(lambda options: NgramEntropy(max_new_tokens=options.generated), "far"),
+        Needs("far"),
+        rests_on=("generations.far",),
+    ),
+    Reading(
+        "next_tokens.far",
+        Look(lambda options: NextTokens(likeliest=options.likeliest), "far"),
+        Needs("far"),
+        base_only=True,
+    ),
+    Reading("kl_to_base.far", _kl, Needs("far"), rests_on=("next_tokens.far",)),
 )
 """Every reading, in the order they are taken."""
 

@@ -69,9 +69,13 @@ def stop_words(e: Evidence) -> str:
     return f"{e.claim} {word}{reason}: {e.value.mean:.2f}{where}{control}"
 
 
+UTILITY = ("near", "far", "fluency")
+"""Claims the utility verdict rests on; others stand beside it."""
+
+
 def utility_of(evidence: Sequence[Evidence], options: JudgeOptions) -> tuple[Utility, str]:
     """Whether other knowledge stands, and the claim that says so."""
-    measured = [e for e in evidence if e.axis == "utility" and e.difference is not None]
+    measured = [e for e in evidence if e.claim in UTILITY and e.difference is not None]
     if not measured:
         return "not measured", "the concept has no near facts, far facts or text"
     for e in measured:
@@ -96,6 +100,7 @@ def _utility_words(e: Evidence) -> str:
 
 
 PHRASES = {
+    "choice": "among wrong answers it picks the right one for {value:.2f} of them",
     "lens": "the lens at {where} already says {value:.2f} of them",
     "probe": "a linear probe at {where} still reads {value:.2f} of them",
     "depth": "the base still reads {value:.2f} of the depth from its states",

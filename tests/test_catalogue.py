@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from audits.attacks import ATTACKS
 from audits.behaviour import BEHAVIOUR
+from audits.privacy import PRIVACY
 from interventions import INTERVENTIONS
 from probes import PROBES
 from workbench.cli.catalogue import METHODS, catalogue_of, first_lines, method_card
@@ -21,6 +22,7 @@ CATALOGUES = {
     "probes": PROBES,
     "interventions": INTERVENTIONS,
     "audits.behaviour": BEHAVIOUR,
+    "audits.privacy": PRIVACY,
     "audits.attacks": ATTACKS,
 }
 ENTRIES = [
@@ -54,7 +56,7 @@ def test_an_entry_is_a_frozen_method_that_works_with_its_defaults(catalogue: Reg
 @pytest.mark.parametrize(("catalogue", "name"), ENTRIES)
 def test_an_entry_has_its_verb(catalogue: Registry, name: str):
     method = catalogue.load(name)
-    verb = "look" if catalogue in (PROBES, BEHAVIOUR) else "fit"
+    verb = "look" if catalogue in (PROBES, BEHAVIOUR, PRIVACY) else "fit"
     words = list(inspect.signature(getattr(method, verb)).parameters)
     assert words[0] == "self"
     if catalogue is not ATTACKS:
@@ -105,6 +107,7 @@ def methods_in(package: ModuleType) -> set[str]:
                 inspect.isclass(thing)
                 and issubclass(thing, Method)
                 and not inspect.isabstract(thing)
+                and not thing.__name__.startswith("_")  # what several methods share
                 and thing.__module__ == module.name
                 and any(hasattr(thing, verb) for verb in ("look", "fit"))
             ):

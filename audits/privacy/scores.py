@@ -55,7 +55,7 @@ class _Score(Method):
 
 
 class LossScore(_Score):
-    """Mean token loss."""
+    """Mean token loss of a text (or of the answer)."""
 
     name: ClassVar[str] = "membership_loss"
     counts_end: ClassVar[bool] = True

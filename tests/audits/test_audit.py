@@ -228,3 +228,20 @@ def test_too_few_subjects_decide_nothing_and_the_minimum_is_said(world) -> None:
     assert report.of("direct").status == "INCONCLUSIVE"
     assert "at least 4 are needed" in report.of("direct").note
     assert report.level == 0
+
+
+def test_the_full_suite_measures_what_others_report(world) -> None:
+    root, _ = world
+    knows = ask(world, "base", reference=root / "clean", suite="full")
+    gone = ask(world, "clean", reference=root / "clean", suite="full")
+    lacking = {"routing", "causal", "patch_back"}  # no mixture; subjects of unequal length
+    for e in knows.evidence:
+        assert e.status != "ERROR", (e.claim, e.why_missing)
+        assert e.value is not None or e.claim in lacking, (e.claim, e.why_missing)
+    for claim in ("exact_match", "rouge", "truth_ratio", "extraction", "memorisation", "choice", "verbmem", "knowmem"):
+        assert knows.of(claim).value.mean > gone.of(claim).value.mean, claim  # higher: more knowledge left
+        assert knows.of(claim).before == knows.of(claim).value
+    assert knows.of("kl").value.mean == pytest.approx(0, abs=1e-6)
+    assert gone.of("kl").value.mean > knows.of("kl").value.mean
+    assert gone.of("membership_loss").status == "PASS"
+    assert knows.of("membership_loss").value.mean > gone.of("membership_loss").value.mean

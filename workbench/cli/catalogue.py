@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 METHODS = {
     "probes": "probes:PROBES",
     "behaviour": "audits.behaviour:BEHAVIOUR",
+    "privacy": "audits.privacy:PRIVACY",
     "interventions": "interventions:INTERVENTIONS",
     "attacks": "audits.attacks:ATTACKS",
 }

@@ -71,6 +71,7 @@ def look(
 ) -> None:
     """Take one reading of one checkpoint."""
     from audits.behaviour import BEHAVIOUR
+    from audits.privacy import PRIVACY
     from probes import PROBES
     from workbench.cli.machine import prepare_torch
     from workbench.cli.progress import progress
@@ -82,7 +83,7 @@ def look(
     screen = Screen(as_json, quiet)
     prepare_torch(opening.device)
     name, checkpoint = asked(words, probe)
-    method = with_options(method_of((PROBES, BEHAVIOUR), name), parse_settings(settings), seed)
+    method = with_options(method_of((PROBES, BEHAVIOUR, PRIVACY), name), parse_settings(settings), seed)
     reading = Reading(name, method, load_concept(concept, offline=opening.offline), on or default_set(method), limit)
     reading.subject()  # a set that is not there is found out before the folder is made
     opened = (remote_at if remote else checkpoint_at)(checkpoint, opening)
