@@ -11,7 +11,7 @@ Does not show: what its evaluation, its logging and its data loading cost.
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -95,7 +95,7 @@ class PublishedStep(Trainer):
             self.reference = self.accelerator.prepare_model(reference, evaluation_mode=True)
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> SequentialSampler:
-        return SequentialSampler(train_dataset or self.train_dataset)
+        return SequentialSampler(cast(Any, train_dataset or self.train_dataset))
 
     def create_optimizer(self, *given: Any, **more: Any) -> Any:
         """RMU's optimizer holds the chosen parameters; all get gradients again afterwards."""

@@ -89,13 +89,13 @@ class Ours:
         hf = language_model(shape, asked.device, asked.precision, "eager")
         self.model = HookedModel(hf, tokenizer(shape.vocabulary), name="random llama", check=False, digest="random")
         self.asked, self.told = asked, concept(shape, asked.facts)
-        self.method = method_of(name, asked, shape, extra or {})
+        self.method: Any = method_of(name, asked, shape, extra or {})
 
     def train(self) -> Timed:
         """A fit; the model is put back."""
         ticks = Ticks(self.asked.clock)
-        edit = self.method.fit(self.model, self.told, progress=ticks)
-        return ticks.timed(edit.notes["losses"][0])
+        self.edit = self.method.fit(self.model, self.told, progress=ticks)
+        return ticks.timed(self.edit.notes["losses"][0])
 
 
 def method_of(name: str, asked: Asked, shape: Shape, extra: dict[str, Any]) -> Intervention:

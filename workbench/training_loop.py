@@ -129,6 +129,7 @@ class Loop(Trainer):
             if term.requires_grad:
                 self.accelerator.backward(term / self.current_gradient_accumulation_steps)
             total.append(term.detach())
+            del term  # and with it its graph, before the next one grows
 
     def _used(self) -> list[int]:
         """Which items the present pass is over, in all processes."""

@@ -120,7 +120,7 @@ class GradientMethod(Intervention):
     """Positions whose logits are computed: those of answers, or all, which needs more memory and rounds otherwise."""
     passes: Literal["apart", "together"] = "apart"
     """Whether the forget loss is taken back before the retain facts pass (`apart`: half the activations), or both at
-    once. The gradients are the same bits but where a weight is used twice in a pass (tied embeddings) or in bf16."""
+    once. The same bits, but with `accumulate`, tied embeddings or `bf16`, where sums have another order."""
     seed: int = 0
     """Seed of the order of facts, of their pairing and of what is drawn for them."""
 
