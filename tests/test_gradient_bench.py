@@ -11,6 +11,8 @@ from bench.gradient_published import STEPS
 from bench.gradient_sides import Asked, Ours, Published, Timed, pairs_of
 from bench.gradient_subject import MATCHES, SHAPES, Match, our_pairs
 from interventions.gradient import descend
+from interventions.gradient.course import Course
+from interventions.gradient.given import Given
 from interventions.gradient.grad_diff import GradDiff
 from interventions.gradient.npo import Npo
 from workbench.demo.planted import plant
@@ -88,7 +90,7 @@ def planted():
     return HookedModel(found.model, found.tokenizer, check=False), found.concept
 
 
-@pytest.mark.parametrize("options", [{}, {"retain": "kl", "forget_weight": 0.3}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"retain": "kl", "forget_weight": 0.3, "retain_weight": 2.0}], ids=str)
 def test_terms_taken_back_one_by_one_give_the_same_bits(planted, options) -> None:
     model, concept = planted
     apart, together = (
@@ -96,6 +98,17 @@ def test_terms_taken_back_one_by_one_give_the_same_bits(planted, options) -> Non
     )
     assert apart.digest == together.digest
     assert apart.notes["losses"] == together.notes["losses"]
+
+
+def test_what_was_said_of_the_forget_facts_is_let_go_before_the_retain_facts_pass(planted) -> None:
+    model, concept = planted
+    batch = descend.collate(descend.pair(model, concept.forget.facts[:2], concept.near.facts[:2], 0))
+    given = Given(model.hf, batch, Course(1, 1), [])
+    terms = Npo().terms(given)
+    next(terms)
+    assert "forget" in vars(given)
+    next(terms)
+    assert "forget" not in vars(given) and "forget_loss" not in vars(given) and "retain" in vars(given)
 
 
 def test_with_tied_embeddings_only_the_last_bits_differ() -> None:
