@@ -251,9 +251,8 @@ def test_tokens_are_counted_without_padding() -> None:
 
 def test_json_is_clean_and_says_what_was_asked(monkeypatch, capsys) -> None:
     monkeypatch.setattr(bench, "peak_of", lambda *_: 2.0)
-    assert (
-        bench.main("--methods simnpo --shape tiny --steps 2 --batch 2 --rounds 1 --json --set unembed=all".split()) == 0
-    )
+    small = ["--shape", "tiny", "--steps", "2", "--batch", "2", "--rounds", "1"]
+    assert bench.main(["--methods", "simnpo", *small, "--json", "--set", "unembed=all"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["asked"]["shape"] == "tiny" and found["set"] == {"unembed": "all"}
     assert found["rows"][0]["method"] == "simnpo" and found["rows"][0]["faster"] > 0
