@@ -5,7 +5,7 @@ between two: report, measure, decide to stop, keep. Only `workbench.training` us
 """
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -29,8 +29,9 @@ from workbench.training_stop import Course
 Batch = dict[str, Tensor]
 """What `collate` makes of some items; its tensors are moved to the model's device."""
 
-Loss = Callable[[PreTrainedModel, Batch], Float[Tensor, ""]]
-"""From a model and a batch to the number that training makes smaller."""
+Loss = Callable[[PreTrainedModel, Batch], Float[Tensor, ""] | Iterator[Float[Tensor, ""]]]
+"""From a model and a batch to the number that training makes smaller; or to its summands, each of which is taken back
+before the next is asked for, so that only one graph is in memory."""
 
 
 class Cycle(Dataset[Any]):
@@ -98,10 +99,11 @@ class Loop(Trainer):
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> SequentialSampler:
         return SequentialSampler(cast(Cycle, train_dataset or self.train_dataset))
 
-    def compute_loss(self, model: nn.Module, inputs: Batch, **_: object) -> Float[Tensor, ""]:
+    def compute_loss(self, _model: nn.Module, inputs: Batch, **_: object) -> Float[Tensor, ""]:
         """The caller's loss; checked here, before it can spoil any parameter."""
         with passes_in(self.options.precision, self.model.device):
-            value = self.loss(model, inputs)
+            found = self.loss(self.model, inputs)
+        value = found if isinstance(found, Tensor) else self._taken_back(found)
         number = averaged(float(value.detach()), self.processes)
         if not math.isfinite(number):
             raise RunError(
@@ -115,6 +117,19 @@ class Loop(Trainer):
             self.losses.append(sum(self.parts) / len(self.parts))
             self.parts.clear()
         return value
+
+    def _taken_back(self, terms: Iterator[Float[Tensor, ""]]) -> Float[Tensor, ""]:
+        """The sum of summands whose gradients are there already; the trainer's own way back from it ends at once."""
+        total: list[Tensor] = []
+        while True:
+            with passes_in(self.options.precision, self.model.device):
+                term = next(terms, None)
+            if term is None:
+                return sum(total[1:], total[0]).requires_grad_()
+            if term.requires_grad:
+                self.accelerator.backward(term / self.current_gradient_accumulation_steps)
+            total.append(term.detach())
+            del term  # and with it its graph, before the next one grows
 
     def _used(self) -> list[int]:
         """Which items the present pass is over, in all processes."""
@@ -135,7 +150,8 @@ class Loop(Trainer):
 
     def _again(self) -> Float[Tensor, ""]:
         with passes_in(self.options.precision, self.model.device):
-            return self.loss(self.model, self.batch)
+            found = self.loss(self.model, self.batch)
+            return found if isinstance(found, Tensor) else cast(Tensor, sum(found))
 
 
 @dataclass(eq=False)

@@ -15,7 +15,7 @@ Read it as: a method of the catalogue is a `GradientMethod` that says its `forge
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -118,6 +118,9 @@ class GradientMethod(Intervention):
     """Compute activations twice instead of keeping them."""
     unembed: Literal["answers", "all"] = "answers"
     """Positions whose logits are computed: those of answers, or all, which needs more memory and rounds otherwise."""
+    passes: Literal["apart", "together"] = "apart"
+    """Whether the forget loss is taken back before the retain facts pass (`apart`: half the activations), or both at
+    once. The same bits, but with `accumulate`, tied embeddings or `bf16`, where sums have another order."""
     seed: int = 0
     """Seed of the order of facts, of their pairing and of what is drawn for them."""
 
@@ -140,10 +143,23 @@ class GradientMethod(Intervention):
 
     def loss(self, given: Given) -> Float[Tensor, ""]:
         """Forget loss, anchor and retain loss together; a method may join them otherwise."""
+        value = self._forget_term(given)
+        return value + self.retain_weight * self.retain_loss(given) if self.retains else value
+
+    def terms(self, given: Given) -> Iterator[Float[Tensor, ""]]:
+        """The same as summands, each computed when it is asked for; whole where a method joins them otherwise."""
+        if self.passes == "together" or not self.retains or type(self).loss is not GradientMethod.loss:
+            yield self.loss(given)
+            return
+        yield self._forget_term(given)
+        given.drop()
+        yield self.retain_weight * self.retain_loss(given)
+
+    def _forget_term(self, given: Given) -> Float[Tensor, ""]:
+        """Forget loss and anchor."""
         value = self.forget_loss(given)
         value = value if self.forget_weight == 1 else self.forget_weight * value
-        value = value if given.extra is None else value + given.extra
-        return value + self.retain_weight * self.retain_loss(given) if self.retains else value
+        return value if given.extra is None else value + given.extra
 
     def retain_loss(self, given: Given) -> Float[Tensor, ""]:
         """What is made smaller on the retain facts."""
@@ -244,7 +260,8 @@ def descend(
         progress,
     )
     moving = [model.parameter(name) for name in whole_names(names)]
-    loss = partial(_loss, model=model, method=method, anchor=anchor, course=taken_up(course, keep), moving=moving)
+    # summands, which `HookedModel.train` hands on to the loop
+    loss: Any = partial(_loss, model=model, method=method, anchor=anchor, course=taken_up(course, keep), moving=moving)
     asked = {"method": dict(made_by or method.spec()), "concept": concept.digest, "model": model.identity}
 
     def change() -> dict[str, Any]:
@@ -306,9 +323,9 @@ def _pairs(
     names: Sequence[str],
 ) -> list[Pair]:
     """The items of the training, with everything that is known before it."""
-    mine = texts(model, forget, "forget", scored=True)
-    theirs = texts(model, retain, "retain")
     other, asked = None, method.asks()
+    mine = texts(model, forget, "forget", scored="original" in asked)
+    theirs = texts(model, retain, "retain")
     if "other" in asked:
         other = texts(model, method.other_answers(forget), "other", scored="original" in asked)
     if "reference" in asked:
@@ -330,11 +347,11 @@ def _loss(
     anchor: Anchor | None,
     course: Course,
     moving: Sequence[Tensor],
-) -> Float[Tensor, ""]:
-    """The method's loss of one batch, with the anchor's term."""
+) -> Iterator[Float[Tensor, ""]]:
+    """The method's loss of one batch as summands, the first with the anchor's term."""
     given = Given(hf, batch, course, moving, method.unembed == "all")
     if anchor is not None and anchor.weight:
         with anchor.watching(model) as term:
             given.pass_forget()
         given.extra = anchor.weight * term()
-    return method.loss(given)
+    return method.terms(given)

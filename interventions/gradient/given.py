@@ -65,6 +65,12 @@ class Given:
         """Let the forget facts pass through the model now, if they did not yet."""
         _ = self.forget_loss
 
+    def drop(self) -> None:
+        """Let go of what was said so far: it has been used, and holds memory."""
+        for name in ("forget", "retain", "other", "forget_loss", "retain_loss"):
+            vars(self).pop(name, None)
+        self.extra = None
+
     def _said(self, prefix: str) -> Said:
         found = answer_logits(self.model, self.batch, prefix, self.whole)
         return Said(found.logits, found.token, found.row, found.rows)

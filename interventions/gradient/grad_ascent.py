@@ -6,8 +6,6 @@ Expect: without a cap the loss has no floor, so the model diverges when run for 
 and fluency go too. Cannot do: stop by itself. Stop by `steps`, and read `near` and `far`.
 """
 
-from typing import Literal
-
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
@@ -24,8 +22,6 @@ class GradAscent(GradientMethod):
     """Weight of the retain loss; 0 is plain gradient ascent, 1 is GradDiff."""
     cap: float | None = Field(None, gt=0)
     """Mean token loss, nats, beyond which there is no push any more; none when left out."""
-    unembed: Literal["answers", "all"] = "all"
-    """Positions whose logits are computed: `answers` needs less memory; `all` gives the bytes of earlier versions."""
 
     def forget_loss(self, given: Given) -> Float[Tensor, ""]:
         """Minus the mean token loss."""

@@ -8,14 +8,14 @@ Expect: answers gone with neighbours mostly kept; a short relearning often bring
 Cannot do: act locally by itself; a small `beta` behaves like gradient ascent.
 """
 
-from typing import Literal
+from typing import ClassVar
 
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from interventions.gradient.descend import GradientMethod
+from interventions.gradient.descend import GradientMethod, Need
 from interventions.gradient.given import Given
 from workbench.objectives import TokenLoss
 
@@ -23,15 +23,14 @@ from workbench.objectives import TokenLoss
 class Npo(GradientMethod):
     """NPO with a retain loss."""
 
+    needs: ClassVar[frozenset[Need]] = frozenset({"original"})
+
     steps: int = Field(80, ge=1)
     """Number of updates."""
     beta: float = Field(0.5, gt=0)
     """Inverse temperature: how soon the push fades once an answer is less likely than it was."""
     per_token: bool = False
     """Use mean token log-probabilities in the ratio (the variant of some published code) instead of sums."""
-
-    unembed: Literal["answers", "all"] = "all"
-    """Positions whose logits are computed: `answers` needs less memory; `all` gives the bytes of earlier versions."""
 
     def forget_loss(self, given: Given) -> Float[Tensor, ""]:
         """The push that fades as answers sink."""
