@@ -5,7 +5,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 export WANDB_MODE := disabled
 
-.PHONY: demo demo-moe test check fix slow architectures unlearning bench clean
+.PHONY: demo demo-moe test check fix slow architectures unlearning bench bench-gradient clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -46,6 +46,9 @@ bench: .venv/installed-dev         ## measurements, side by side
 	$(BIN)/python -m bench.hooks
 	$(BIN)/python -m bench.probes
 	$(BIN)/python -m bench.localisation
+
+bench-gradient: .venv/installed-dev  ## our gradient methods beside OpenUnlearning's published step
+	$(BIN)/python -m bench.gradient
 
 clean:
 	rm -rf .venv build *.egg-info
