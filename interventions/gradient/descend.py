@@ -100,8 +100,9 @@ class GradientMethod(Intervention):
     """Share of the weights that the mask lets move, of those at the places given."""
     mask_mu: float = Field(1e-6, gt=0)
     """Scale of the curvature in WAGLE's score."""
-    optimizer: Literal["adamw", "sophia"] = "adamw"
-    """`adamw`, or `sophia`: the second-order optimizer of SOUL."""
+    optimizer: Literal["adamw", "adamw8bit", "sophia"] = "adamw"
+    """`adamw`; `adamw8bit`: its running means in 8 bits (needs bitsandbytes); `sophia`: the second-order optimizer of
+    SOUL."""
     sophia_published: bool = False
     """Sophia as SOUL's code has it: the squared gradient of every step in place of the paper's estimate."""
     weight_decay: float = Field(0.0, ge=0)
@@ -246,6 +247,7 @@ def descend(
     moving = [model.parameter(name) for name in whole_names(names)]
     loss = partial(_loss, model=model, method=method, anchor=anchor, course=taken_up(course, keep), moving=moving)
     asked = {"method": dict(made_by or method.spec()), "concept": concept.digest, "model": model.identity}
+    asked |= {"notes": dict(notes)}  # the places, also those that an anchor acts on
 
     def change() -> dict[str, Any]:
         log = model.train(

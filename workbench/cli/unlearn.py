@@ -158,12 +158,13 @@ class Work:
         """Fit the edit, or load the one that an interrupted run fitted; its words are written last."""
         from workbench.edits import load_edit
 
+        keep, began = self.run.path / KEPT, time.monotonic()
         if (self.run.path / "edit.json").is_file():
+            shutil.rmtree(keep, ignore_errors=True)  # a kill may have come between the edit and this
             return load_edit(self.run.path / "edit")
         total = getattr(self.method, "steps", 0)
         where = self._where(model, step)
         step(f"unlearning by {self.name}", 0, total)
-        keep, began = self.run.path / KEPT, time.monotonic()
         with model.keeping(keep, self.run.question):
             edit = fit(self.method, model, self.concept, where, progress=_Told(step, self.name, total))
         self.run.event(doing="fitted", seconds=time.monotonic() - began)
