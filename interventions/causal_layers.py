@@ -122,7 +122,7 @@ class CausalLayers(Intervention):
                 "losses": list(log.losses),
             }
 
-        return fit_weights(model, names, change, self.spec())
+        return fit_weights(model, names, change, self.spec(), partly=True)
 
 
 def multiplier(retain: float, reference: float, upper: float) -> float:

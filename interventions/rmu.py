@@ -124,7 +124,7 @@ class Rmu(Intervention):
                 "losses": list(log.losses),
             }
 
-        return fit_weights(model, names, change, self.spec())
+        return fit_weights(model, names, change, self.spec(), partly=True)
 
     def _options(self) -> TrainingOptions:
         """No clipping of gradients: the published code has none."""
