@@ -189,8 +189,8 @@ class GradientMethod(Intervention):
         Args:
             model: unchanged afterwards.
             concept: forget and retain facts.
-            where: what may move: parts (`L3.mlp_out`), experts, neurons (`neuron_parts`), heads (what they write); None:
-                all.
+            where: what may move: parts (`L3.mlp_out`), experts, neurons (`neuron_parts`), heads (what they write);
+                None for all.
             progress: called after every step.
             keep: folder from which the same fit goes on after it was stopped.
 

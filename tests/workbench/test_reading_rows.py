@@ -1,4 +1,4 @@
-"""What a neuron reads by, on every architecture: changing it changes that neuron and no other, and nothing else does."""
+"""What a neuron reads by, on every architecture: it moves that neuron and no other, and nothing else moves it."""
 
 import pytest
 import torch
