@@ -63,11 +63,20 @@ def marks(model: HookedModel, neuron: Site) -> dict[str, torch.Tensor]:
     return found
 
 
+def beside(mine: dict[str, torch.Tensor]) -> str:
+    """What the names of the parameters of the same MLP begin with."""
+    return next(iter(mine)).rpartition(".")[0].rpartition(".")[0] + "."
+
+
 def test_it_is_all_that_moves_the_neuron_and_moves_no_other(opened) -> None:
     name, model = opened
     for neuron in neurons(model):
         mine, before = marks(model, neuron), coefficients(model, neuron)
-        others = {key: ~mask for key, mask in mine.items()}
+        inside = (
+            next(iter(mine)).rpartition(".experts.")[0] + ".experts." if neuron.expert is not None else beside(mine)
+        )
+        whole = {key: torch.ones_like(model.parameter(key), dtype=torch.bool) for key in model.parameter_names()}
+        others = {key: mask & ~mine.get(key, ~mask) for key, mask in whole.items() if key.startswith(inside)}
         assert sum(int(mask.sum()) for mask in mine.values()) >= 32 * (1 if name in UNGATED else 2)
         if name in NORMED:
             continue
