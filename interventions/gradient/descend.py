@@ -47,7 +47,7 @@ from workbench.intervention import Intervention
 from workbench.model import HookedModel
 from workbench.regions import NeuronParts, is_inside, masks_of, region_of
 from workbench.sites import Site
-from workbench.training import TrainingOptions, require_able
+from workbench.training import TrainingOptions
 
 __all__ = ["Anchor", "GradientMethod", "Need", "Pair", "Progress", "collate", "descend", "pair"]
 
@@ -235,7 +235,7 @@ def descend(
     Raises:
         BadInput: for a retain loss without facts to retain, facts that are too long, or a mask that selects nothing.
     """
-    require_able(model.hf, method.training())
+    model.require_able(method.training())
     retains = method.retains or "retain" in method.asks()
     kept, note = retain_facts(concept, ", or set retain_weight=0") if retains else ((), "")
     masks = _masked(model, concept, method, names, masks or {})
