@@ -13,6 +13,7 @@ Cannot do: say that the layers matter: compare with as many random layers (`--co
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from jaxtyping import Float
@@ -20,7 +21,8 @@ from pydantic import Field
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from interventions.gradient.descend import Progress, collate, pair
+from interventions.gradient.course import Course, taken_up
+from interventions.gradient.descend import KEEP_EVERY, Progress, collate, pair
 from interventions.gradient.grad_ascent import ascent_loss
 from interventions.retaining import retain_facts
 from workbench.concepts import Concept
@@ -62,6 +64,7 @@ class CausalLayers(Intervention):
         where: Sequence[Site] | None = None,
         *,
         progress: Progress | None = None,
+        keep: Path | None = None,
     ) -> WeightEdit:
         """Train on the concept and return what it changed.
 
@@ -70,6 +73,7 @@ class CausalLayers(Intervention):
             concept: forget and retain facts.
             where: any sites of the layers meant; of a mixture, experts and router of the layer move.
             progress: called after every step.
+            keep: folder from which the same fit goes on after it was stopped.
 
         Raises:
             BadInput: without sites, for a layer that is not there, or without facts to retain.
@@ -83,16 +87,32 @@ class CausalLayers(Intervention):
         names = parameters_of(model, [Site(layer, "mlp_out") for layer in layers])
         kept, note = retain_facts(concept)
         pairs = pair(model, concept.forget.facts, kept, self.seed)
+        keep = model.next_kept() if keep is None else keep
+        first = -(-len(pairs) // self.batch_size)
+        told = None if keep is None else keep / "told.json"
+        course = taken_up(Course(self.steps, first, file=told, progress=progress), keep)
         brake = Brake(
-            first=-(-len(pairs) // self.batch_size),
+            first=first,
             upper=self.upper or (CODE if self.published else PAPER),
             facts=len(pairs) if self.published else None,
         )
+        for retain in course.history:
+            brake.weight(retain)
         options = TrainingOptions(steps=self.steps, lr=self.lr, batch_size=self.batch_size, seed=self.seed)
+        asked = {"method": self.spec(), "concept": concept.digest, "model": model.identity}
 
         def change() -> dict[str, Any]:
-            # not resumed after a kill: what the brake has seen is no part of what training keeps
-            log = model.train(pairs, collate, Joint(brake), options, trainable=names, on_step=progress, keep=None)
+            log = model.train(
+                pairs,
+                collate,
+                Joint(brake, course),
+                options,
+                trainable=names,
+                on_step=course,
+                keep=keep,
+                keep_every=KEEP_EVERY,
+                question=asked,
+            )
             return {
                 "where": list(map(str, where or ())),
                 "layers": list(layers),
@@ -102,7 +122,7 @@ class CausalLayers(Intervention):
                 "losses": list(log.losses),
             }
 
-        return fit_weights(model, names, change, self.spec())
+        return fit_weights(model, names, change, self.spec(), partly=True)
 
 
 def multiplier(retain: float, reference: float, upper: float) -> float:
@@ -154,8 +174,11 @@ class Joint:
 
     brake: Brake
     """Gives the multiplier."""
+    course: Course
+    """Is told of each retain loss, from which the brake is set when a stopped training goes on."""
 
     def __call__(self, hf: PreTrainedModel, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
         """Of one batch."""
         retain = answer_loss(hf, batch, "retain.").mean
+        self.course.tell(float(retain.detach()))
         return ascent_loss(answer_loss(hf, batch, "forget.")) + self.brake.weight(float(retain.detach())) * retain

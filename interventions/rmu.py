@@ -15,11 +15,12 @@ anything else, brings much back.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
 
-from interventions.gradient.descend import Progress
+from interventions.gradient.descend import KEEP_EVERY, Progress
 from interventions.retaining import retain_facts
 from interventions.state_pairs import Told, along, bytes_of, collate_for, pairs, stored
 from interventions.steering import Steering, down_projections
@@ -71,6 +72,7 @@ class Rmu(Intervention):
         where: Sequence[Site] | None = None,
         *,
         progress: Progress | None = None,
+        keep: Path | None = None,
     ) -> WeightEdit:
         """Train on the concept and return what it changed.
 
@@ -80,6 +82,7 @@ class Rmu(Intervention):
             where: states to steer (`L5.resid_post`), parts to train (`L5.mlp_out`, `L5.expert[3]`), or both. Steered is
                 otherwise the output of the highest part; trained, the `depth` layers up to each state.
             progress: called after every step.
+            keep: folder from which the same fit goes on after it was stopped.
 
         Raises:
             BadInput: for other sites, a layer that is not there, parts above every state, or nothing to retain.
@@ -97,8 +100,16 @@ class Rmu(Intervention):
         c = {site: self.scale * norms[site] if self.adaptive else self.coefficient for site in sites}
         loss = Steering(model, {site: c[site] * vector for site in sites}, self.alpha, self.published)
 
+        asked = {
+            "method": self.spec(),
+            "concept": concept.digest,
+            "model": model.identity,
+            "sites": list(map(str, sites)),
+        }
+        kept_in: dict[str, Any] = {} if keep is None else {"keep": keep, "keep_every": KEEP_EVERY, "question": asked}
+
         def change() -> dict[str, Any]:
-            log = model.train(items, collate, loss, self._options(), trainable=names, on_step=progress)
+            log = model.train(items, collate, loss, self._options(), trainable=names, on_step=progress, **kept_in)
             after = stored(model, concept.forget.facts, sites)
             return {
                 "trained": names,
@@ -113,7 +124,7 @@ class Rmu(Intervention):
                 "losses": list(log.losses),
             }
 
-        return fit_weights(model, names, change, self.spec())
+        return fit_weights(model, names, change, self.spec(), partly=True)
 
     def _options(self) -> TrainingOptions:
         """No clipping of gradients: the published code has none."""

@@ -20,6 +20,7 @@ experts (`where`) are the paper's top-M, which it found worse than one.
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -87,6 +88,7 @@ class SingleExpert(Intervention):
         where: Sequence[Site] | None = None,
         *,
         progress: Progress | None = None,
+        keep: Path | None = None,
     ) -> WeightEdit:
         """Train the expert, and return what changed.
 
@@ -95,6 +97,7 @@ class SingleExpert(Intervention):
             concept: forget and retain facts.
             where: experts (`L2.expert[5]`); several are the paper's top-M. None chooses one by `attribution`.
             progress: called after every step.
+            keep: folder from which the same fit goes on after it was stopped.
 
         Raises:
             BadInput: for a dense model, sites that are no experts, or a loss that is no gradient method.
@@ -121,6 +124,7 @@ class SingleExpert(Intervention):
             anchor=self._anchor(model, concept.forget, experts),
             made_by=self.spec(),
             progress=progress,
+            keep=keep,
         )
         with edit.on(model):
             after = {name: choice_of(model, facts.facts) for name, facts in held.items()}

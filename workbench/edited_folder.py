@@ -35,6 +35,9 @@ RECEIPT = "edit_receipt.json"
 INDEX = "model.safetensors.index.json"
 SCHEMA = 1
 
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""What safetensors calls them."""
+
 Files = dict[str, Any]
 """Name of a stored tensor -> the open safetensors file it lies in."""
 
@@ -90,6 +93,24 @@ def weight_files(folder: Path) -> list[Path]:
     if not (folder / INDEX).is_file():
         return []
     return [folder / name for name in sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))]
+
+
+def require_own_dtype(model: "HookedModel") -> None:
+    """Refuse a model that is open in a precision that its files do not hold: no edit of it could be written.
+
+    Raises:
+        BadInput: naming both.
+    """
+    if model.folder is None or not weight_files(model.folder):
+        return
+    with opened(model.folder) as files:
+        kinds = {str(file.get_slice(name).get_dtype()) for name, file in files.items()}
+    if kinds & set(DTYPES) and not any(DTYPES.get(kind) == model.hf.dtype for kind in kinds):
+        raise BadInput(
+            f"{model.name} is stored as {', '.join(sorted(kinds))} and open as {model.hf.dtype}, so writing an edit "
+            "would change every entry. Open it with dtype auto; to compute passes of a training in bfloat16 use "
+            "precision=bf16"
+        )
 
 
 @contextmanager

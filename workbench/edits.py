@@ -23,7 +23,7 @@ from torch import Tensor
 
 from workbench.changes import Change, kept
 from workbench.checkpoint import Checkpoint
-from workbench.errors import BadInput
+from workbench.errors import BadInput, Diverged
 from workbench.guards import Worn
 from workbench.model import HookedModel
 from workbench.operators import OPERATORS, Operator
@@ -181,7 +181,12 @@ class WeightEdit(Edit):
 
 
 def fit_weights(
-    model: HookedModel, names: Sequence[str], change: Callable[[], Mapping[str, Any] | None], made_by: Mapping[str, Any]
+    model: HookedModel,
+    names: Sequence[str],
+    change: Callable[[], Mapping[str, Any] | None],
+    made_by: Mapping[str, Any],
+    *,
+    partly: bool = False,
 ) -> WeightEdit:
     """Let `change` alter some parameters of the model in place, record what it did, and undo it.
 
@@ -190,12 +195,25 @@ def fit_weights(
         names: parameters, or slices of them, that `change` may alter.
         change: does the altering; what it returns becomes the edit's notes.
         made_by: method and options.
+        partly: whether a training inside that diverges has done a part of it: what was kept then goes with the error.
     """
     identity = model.identity
     with kept(model, names) as before:
-        notes = change() or {}
-        changes = {name: Change.between(old, model.hf.get_parameter(name).detach()) for name, old in before.items()}
-    return WeightEdit(identity, made_by, notes=notes, changes={n: c for n, c in changes.items() if c is not None})
+        try:
+            notes = change() or {}
+        except Diverged as error:
+            if partly and error.kept:
+                notes = {"diverged": str(error), "kept_after_step": error.kept}
+                error.edit = WeightEdit(identity, made_by, notes=notes, changes=_changes(model, before))
+            raise
+        changes = _changes(model, before)
+    return WeightEdit(identity, made_by, notes=notes, changes=changes)
+
+
+def _changes(model: HookedModel, before: Mapping[str, Tensor]) -> dict[str, Change]:
+    """What differs from before."""
+    found = {name: Change.between(old, model.hf.get_parameter(name).detach()) for name, old in before.items()}
+    return {name: change for name, change in found.items() if change is not None}
 
 
 @dataclass(frozen=True)

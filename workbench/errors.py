@@ -7,6 +7,7 @@ the command line prints it without a traceback and exits with 2. `RunError` is a
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class BadInput(ValueError):
@@ -15,6 +16,15 @@ class BadInput(ValueError):
 
 class RunError(RuntimeError):
     """A run that could not be finished, through no fault of its input."""
+
+
+class Diverged(RunError):
+    """A training whose loss or gradient is no longer a finite number."""
+
+    kept: int | None = None
+    """The update after which its parameters were last kept; None when they were not."""
+    edit: Any = None
+    """What the training had done by then, as an edit, where that is a result of the method."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -204,6 +204,12 @@ class HookedModel(Places):
             more |= {"keep": keep, "question": self._keeping.question}
         return train(self.hf, items, collate, loss, options, **more)
 
+    def require_able(self, options: "workbench.training.TrainingOptions") -> None:
+        """Refuse what `train` would refuse for the hardware or the packages (`workbench.training.require_able`)."""
+        from workbench.training import require_able
+
+        require_able(self.hf, options)
+
     def next_kept(self) -> Path | None:
         """The folder that the next training is kept in; None when none is to be."""
         if self._keeping is None:

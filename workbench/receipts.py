@@ -83,11 +83,15 @@ def parameter_of(hf: nn.Module, name: str) -> nn.Parameter:
 
 
 def edited(hf: nn.Module, changes: Mapping[str, "Change"]) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Every parameter that is changed, once, by its own name: as it is, and a copy as the changes would leave it."""
+    """Every parameter that is changed, once, by its own name: as it is, and a copy as the changes would leave it.
+
+    They come in the model's order, whatever the order of the changes is, which a file does not keep.
+    """
     together: dict[str, list[Change]] = {}
     for name, change in changes.items():
         together.setdefault(names_of(hf, name)[0], []).append(change)
-    for name, parts in together.items():
+    for name in [name for name, _ in hf.named_parameters() if name in together]:
+        parts = together[name]
         before = hf.get_parameter(name).detach()
         after = before.clone()
         for change in parts:

@@ -1,19 +1,21 @@
 """`Region`: the entries of a model's parameters that some sites stand for, down to single value vectors.
 
-`workbench.parameters` knows whole parts and single experts; a region also knows the value vectors of single neurons,
-and what a single head's output is multiplied by, so that what acts on weights can be driven by any localiser. `only`
+`workbench.parameters` knows whole parts and single experts; a region also knows the value vectors of single neurons
+(asked for, what they read by too), and what a single head's output is multiplied by, so that what acts on weights can
+be driven by any localiser. `only`
 trains a region: the gradient elsewhere is dropped as it arrives, and when the block ends every entry outside holds the
 very bits it held before, whatever an optimizer did (AdamW's weight decay moves entries whose gradient is zero).
 
 Read it as: `with only(model, region): model.train(..., trainable=region.names)`.
-Does not show: that the knowledge lies there. A neuron stands for what it writes, not for what makes it fire, and so
-does a head: queries, keys and values stay as they are (heads may share the latter two).
+Does not show: that the knowledge lies there. A head stands for what it writes alone: queries, keys and values stay as
+they are (heads may share the latter two).
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 from jaxtyping import Bool
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 from workbench.experts import slice_name, split_name, whole_names
 from workbench.model import HookedModel
 from workbench.parameters import parameters_of
+from workbench.reading_rows import reading_rows
 from workbench.sites import Site
 
 
@@ -45,13 +48,18 @@ class Region:
         return masked + sum(model.parameter(n).numel() for n in self.parameters if n not in self.masks)
 
 
-def region_of(model: HookedModel, where: Sequence[Site] | None) -> Region:
+NeuronParts = Literal["written", "all"]
+"""What a neuron stands for: its value vector, or with it the rows of gate and up-projection and their biases."""
+
+
+def region_of(model: HookedModel, where: Sequence[Site] | None, neuron_parts: NeuronParts = "written") -> Region:
     """The entries that some sites stand for.
 
     Args:
         model: the model.
         where: neurons (`L5.mlp_act[412]`: their value vectors), heads (`L3.head[2]`: their share of the output
             projection), and whatever `parameters_of` takes; None for all.
+        neuron_parts: whether neurons stand for what they write alone, or for what they read by too.
 
     Raises:
         BadInput: for no site at all, a site that is not there, or one that no entries can be named for.
@@ -64,16 +72,25 @@ def region_of(model: HookedModel, where: Sequence[Site] | None) -> Region:
     masks = _slices(model, names)
     stores = dict(model.down_projections())
     for site, (name, _) in zip(neurons, model.stored_at(neurons), strict=True):
-        if name in whole:
-            continue
-        mask = masks.setdefault(name, _nothing_of(model.parameter(name)))
-        rows = stores[site.whole].as_rows(mask)
-        (rows if site.expert is None else rows[site.expert])[site.index] = True
-        names.append(name if site.expert is None else slice_name(name, site.expert))
+        if name not in whole:
+            mask = masks.setdefault(name, _nothing_of(model.parameter(name)))
+            rows = stores[site.whole].as_rows(mask)
+            (rows if site.expert is None else rows[site.expert])[site.index] = True
+            names.append(name if site.expert is None else slice_name(name, site.expert))
+        if neuron_parts == "all":
+            names += _add_reading(model, site, masks, whole)
     for site in inside:
         if site.part == "head":
             names += _add_head(model, site, masks, whole)
     return Region(tuple(dict.fromkeys(names)), masks)
+
+
+def _add_reading(model: HookedModel, neuron: Site, masks: dict[str, Tensor], whole: Collection[str]) -> list[str]:
+    """Mark what a neuron reads by; gives the names of the parameters that do not move whole anyway."""
+    found = [rows for rows in reading_rows(model, neuron) if rows.name not in whole]
+    for rows in found:
+        rows.mark(masks.setdefault(rows.name, _nothing_of(model.parameter(rows.name))))
+    return [rows.name if rows.expert is None else slice_name(rows.name, rows.expert) for rows in found]
 
 
 def _add_head(model: HookedModel, site: Site, masks: dict[str, Tensor], whole: Collection[str]) -> list[str]:

@@ -40,6 +40,9 @@ class Method(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"])
+            if not field:  # said by the options together
+                said = first["msg"].removeprefix("Value error, ")
+                raise BadInput(f"The options of {type(self).__name__} do not go together: {said}") from None
             raise BadInput(
                 f"Option {field!r} of {type(self).__name__}: {first['msg']}, got {first['input']!r}"
             ) from None

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,9 @@ from workbench.errors import BadInput
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 EVENTS = "events.jsonl"
+_SCRAP = re.compile(r"\..+\.[a-z0-9_]{8}")
+"""Names that `tempfile` makes of the prefix `.name.`."""
+
 PACKAGES = ("torch", "transformers", "transformer-lens", "numpy", "scipy", "scikit-learn", "safetensors", "plotly")
 
 
@@ -55,6 +59,15 @@ def write_atomically(path: Path, content: bytes) -> Path:
             if temporary and os.path.exists(temporary):
                 os.unlink(temporary)
     return path
+
+
+def remove_scraps(folder: Path) -> None:
+    """Remove the files and folders under temporary names (`.name.xxxxxxxx`) that killed writes left below a folder."""
+    for scrap in [path for path in folder.rglob(".*") if _SCRAP.fullmatch(path.name)]:
+        if scrap.is_dir() and not scrap.is_symlink():
+            shutil.rmtree(scrap, ignore_errors=True)
+        else:
+            scrap.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> Path:
@@ -88,7 +101,7 @@ class RunFolder:
         run = cls(path, question)
         if path.exists() and not path.is_dir():
             raise BadInput(f"{str(path)!r} is a file; name a folder with --out")
-        if path.is_dir() and any(path.iterdir()):
+        if path.is_dir() and any(not _SCRAP.fullmatch(there.name) for there in path.iterdir()):
             found = read_manifest(path).get("run_id") if (path / MANIFEST).is_file() else None
             if found is None:
                 raise BadInput(f"The folder {str(path)!r} is not empty and holds no run; name a new or empty folder")
@@ -152,7 +165,11 @@ class RunFolder:
 
     @contextlib.contextmanager
     def running(self, **about: Any) -> Iterator["RunFolder"]:
-        """Mark the run finished, failed or interrupted when the block ends; `about` goes into its manifest."""
+        """Mark the run finished, failed or interrupted when the block ends; `about` goes into its manifest.
+
+        What writes that were killed left half-written in the folder is removed first.
+        """
+        remove_scraps(self.path)
         try:
             yield self
         except KeyboardInterrupt:

@@ -29,12 +29,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel, PrinterCallback
 
-from workbench.errors import BadInput, did_you_mean
+from workbench.errors import BadInput, Diverged, did_you_mean
 from workbench.experts import slices_of, whole_names
 from workbench.training_leaves import Leaves
 from workbench.training_loop import Batch, Cycle, Loop, Loss, Watch, settings
 from workbench.training_memory import checkpointed, require_memory_options
-from workbench.training_optimizers import optimizer_of, scheduler_of
+from workbench.training_optimizers import optimizer_of, require_optimizer, scheduler_of
 from workbench.training_options import TrainingOptions
 from workbench.training_randomness import undisturbed_randomness
 from workbench.training_resume import Keeper, discard, question_of
@@ -47,6 +47,7 @@ __all__ = [
     "TrainingLog",
     "TrainingOptions",
     "discard",
+    "require_able",
     "train",
     "undisturbed_randomness",
 ]
@@ -113,11 +114,11 @@ def train(
     Raises:
         BadInput: when there are no items, a parameter, mask or expert to train does not exist or is empty, the
             hardware lacks what the options ask for, or `keep` holds another training.
-        RunError: when the loss is no longer a finite number; the parameters are those before that step, and `keep`
-            holds the last state that was written.
+        Diverged: when the loss or a gradient is no longer a finite number; the parameters are those that `keep` holds
+            from before, or, where it holds none, those before that step.
     """
     _require(items, stop, evaluate, evaluate_at, keep_every)
-    require_memory_options(model, options)
+    require_able(model, options)
     with undisturbed_randomness(), _only(model, trainable, masks or {}) as leaves:
         keeper = None
         if keep is not None:
@@ -137,11 +138,33 @@ def train(
                 watch = Watch(loop, leaves, optimizer, scheduler, course, set(evaluate_at), keep_every)
                 watch.on_step, watch.evaluate, watch.keeper = on_step, evaluate, keeper
                 watch.take_up(resumed)
-                watch.run()
+                try:
+                    watch.run()
+                except Diverged as error:
+                    _take_back(leaves, keeper, error)
+                    raise
     stopped = len(losses) if course.why else None
     return TrainingLog(
         tuple(range(1, len(losses) + 1)), tuple(losses), tuple(course.values), stopped, course.why, course.best
     )
+
+
+def require_able(model: PreTrainedModel, options: TrainingOptions) -> None:
+    """Refuse what the hardware, the model or the installed packages cannot do; `train` asks this first.
+
+    Raises:
+        BadInput: saying which and what to do.
+    """
+    require_memory_options(model, options)
+    require_optimizer(model, options)
+
+
+def _take_back(leaves: Leaves, keeper: Keeper | None, error: Diverged) -> None:
+    """Give the model the parameters that were last kept, if any were."""
+    last = keeper.load() if keeper else None
+    if last is not None:
+        leaves.load(last.trained)
+        error.kept = last.step
 
 
 def _require(

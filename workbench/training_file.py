@@ -75,13 +75,19 @@ def _prefix(path: Path) -> str:
 def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
     """Plain JSON in which tensors are numbers of entries of `tensors`; lists tell their kind first."""
     if isinstance(value, Tensor):
-        tensors[str(len(tensors))] = value.detach().cpu().contiguous()
+        plain, there = value.detach().cpu().contiguous(), {_memory(tensor) for tensor in tensors.values()}
+        tensors[str(len(tensors))] = plain.clone() if _memory(plain) in there else plain
         return ["tensor", str(len(tensors) - 1)]
     if isinstance(value, dict):
         return ["dict", [[_pack(key, tensors), _pack(part, tensors)] for key, part in value.items()]]
     if isinstance(value, list | tuple):
         return [type(value).__name__, [_pack(part, tensors) for part in value]]
     return ["plain", value]
+
+
+def _memory(tensor: Tensor) -> int:
+    """Where a tensor lies: the format refuses two in the same memory, and optimizers share tables between entries."""
+    return int(tensor.untyped_storage().data_ptr())
 
 
 def _unpack(packed: Any, tensors: dict[str, Tensor]) -> Any:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from workbench.errors import RunError
+from workbench.errors import Diverged
 from workbench.training_leaves import Leaves
 from workbench.training_memory import passes_in
 from workbench.training_optimizers import restore, state_of
@@ -106,11 +106,7 @@ class Loop(Trainer):
         value = found if isinstance(found, Tensor) else self._taken_back(found)
         number = averaged(float(value.detach()), self.processes)
         if not math.isfinite(number):
-            raise RunError(
-                f"The loss became {number} at step {len(self.losses) + 1} of {self.options.steps} (items "
-                f"{', '.join(map(str, self._used()))} of those to train on); a lower learning rate than "
-                f"{self.options.lr:g} may help"
-            )
+            raise self._diverged(f"The loss became {number}", len(self.losses) + 1, self._used(self.seen, 1))
         self.batch, self.seen = inputs, self.seen + 1
         self.parts.append(number)
         if len(self.parts) == self.options.accumulate:
@@ -131,10 +127,28 @@ class Loop(Trainer):
             total.append(term.detach())
             del term  # and with it its graph, before the next one grows
 
-    def _used(self) -> list[int]:
-        """Which items the present pass is over, in all processes."""
+    def require_finite_gradients(self) -> None:
+        """Refuse an update that would make parameters no numbers; without it the loss tells one update too late.
+
+        Raises:
+            Diverged: naming the step and its items.
+        """
+        gradients = [p.grad for p in self.model.parameters() if p.requires_grad and p.grad is not None]
+        if not all(bool(gradient.isfinite().all()) for gradient in gradients):
+            parts = self.options.accumulate
+            items = self._used(self.seen - parts, parts)
+            raise self._diverged("The gradient is no longer finite", len(self.losses), items)
+
+    def _diverged(self, what: str, step: int, items: Sequence[int]) -> Diverged:
+        return Diverged(
+            f"{what} at step {step} of {self.options.steps} (items {', '.join(map(str, items))} of those to train "
+            f"on); a lower learning rate than {self.options.lr:g} may help"
+        )
+
+    def _used(self, start: int, passes: int) -> list[int]:
+        """Which items some passes are over, in all processes."""
         size = self.options.batch_size // self.options.accumulate
-        return cast(Cycle, self.train_dataset).order[self.seen * size : (self.seen + 1) * size]
+        return cast(Cycle, self.train_dataset).order[start * size : (start + passes) * size]
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """One pass forward and back; after the last of an update gradients are averaged over the processes."""
@@ -201,7 +215,8 @@ class Watch(TrainerCallback):
             self.resumed = None
 
     def on_pre_optimizer_step(self, *_: object, **__: object) -> None:
-        """Sophia looks at the curvature at steps 1, 1 + every, and so on."""
+        """No update by what is no number; Sophia looks at the curvature at steps 1, 1 + every, and so on."""
+        self.loop.require_finite_gradients()
         options, done = self.loop.options, len(self.loop.losses) - 1
         if isinstance(self.optimizer, Sophia) and not options.sophia_published and done % options.sophia_every == 0:
             gradients, count = self.loop.drawn()

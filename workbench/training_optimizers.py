@@ -56,7 +56,7 @@ def optimizer_of(model: PreTrainedModel, options: TrainingOptions, leaves: Leave
     """The optimizer over all parameters, and parts of parameters, that may move.
 
     Raises:
-        BadInput: for Muon on masked entries, or 8-bit AdamW without bitsandbytes.
+        BadInput: for Muon on masked entries.
     """
     moving = list(leaves.held.values())
     if options.optimizer == "sophia":
@@ -85,14 +85,42 @@ def scheduler_of(optimizer: torch.optim.Optimizer, options: TrainingOptions) -> 
 def _adamw(moving: list[nn.Parameter], options: TrainingOptions) -> torch.optim.Optimizer:
     kind: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW
     if options.optimizer == "adamw8bit":
-        try:
-            kind = importlib.import_module("bitsandbytes").optim.AdamW8bit
-        except ImportError:
-            raise BadInput(
-                "optimizer='adamw8bit' needs the package bitsandbytes, which is not installed: install it "
-                "(pip install bitsandbytes), or use optimizer='adamw'"
-            ) from None
+        kind = importlib.import_module("bitsandbytes").optim.AdamW8bit
     return kind(moving, lr=options.lr, betas=options.betas, weight_decay=options.weight_decay)
+
+
+def require_optimizer(model: PreTrainedModel, options: TrainingOptions) -> None:
+    """Refuse an optimizer that is not installed, or that does not work on the model's device.
+
+    Raises:
+        BadInput: saying what to install.
+    """
+    if options.optimizer == "adamw8bit":
+        _try_eight_bit(model.device)
+
+
+def _try_eight_bit(device: torch.device) -> None:
+    """One step of the AdamW of bitsandbytes."""
+    instead = "or use optimizer='adamw'"
+    tried = nn.Parameter(torch.ones(8192, device=device))  # fewer entries would keep 32 bits
+    tried.grad = torch.ones_like(tried)
+    try:
+        importlib.import_module("bitsandbytes").optim.AdamW8bit([tried], lr=0.1).step()
+    except ImportError:
+        raise BadInput(
+            "optimizer='adamw8bit' needs the package bitsandbytes, which is not installed: install it "
+            f"(pip install bitsandbytes, or the workbench with [eight-bit]), {instead}"
+        ) from None
+    except (RuntimeError, OSError, AttributeError, NotImplementedError, TypeError) as error:
+        said = (str(error).splitlines() or [""])[0][:150]
+        raise BadInput(
+            f"optimizer='adamw8bit': the bitsandbytes that is installed does not work on {device.type} "
+            f"({type(error).__name__}: {said}). Install a newer one (pip install -U bitsandbytes), {instead}"
+        ) from None
+    if bool((tried == 1).all()):
+        raise BadInput(
+            f"optimizer='adamw8bit': bitsandbytes moves nothing on {device.type}: install another, {instead}"
+        )
 
 
 def _muon(model: PreTrainedModel, options: TrainingOptions, leaves: Leaves) -> torch.optim.Optimizer:

@@ -45,7 +45,7 @@ from workbench.edits import WeightEdit, fit_weights
 from workbench.experts import whole_names
 from workbench.intervention import Intervention
 from workbench.model import HookedModel
-from workbench.regions import is_inside, masks_of, region_of
+from workbench.regions import NeuronParts, is_inside, masks_of, region_of
 from workbench.sites import Site
 from workbench.training import TrainingOptions
 
@@ -100,8 +100,13 @@ class GradientMethod(Intervention):
     """Share of the weights that the mask lets move, of those at the places given."""
     mask_mu: float = Field(1e-6, gt=0)
     """Scale of the curvature in WAGLE's score."""
-    optimizer: Literal["adamw", "sophia"] = "adamw"
-    """`adamw`, or `sophia`: the second-order optimizer of SOUL."""
+    neuron_parts: NeuronParts = "written"
+    """What of a neuron given as a site may move: `written` its value vector alone (a column of the down-projection),
+    `all` also what it reads by (its rows of gate and up-projection, and their biases): then almost any neurons can be
+    made to hide the answers."""
+    optimizer: Literal["adamw", "adamw8bit", "sophia"] = "adamw"
+    """`adamw`; `adamw8bit`: its running means in 8 bits (needs bitsandbytes); `sophia`: the second-order optimizer of
+    SOUL."""
     sophia_published: bool = False
     """Sophia as SOUL's code has it: the squared gradient of every step in place of the paper's estimate."""
     weight_decay: float = Field(0.0, ge=0)
@@ -200,7 +205,8 @@ class GradientMethod(Intervention):
         Args:
             model: unchanged afterwards.
             concept: forget and retain facts.
-            where: what may move: parts (`L3.mlp_out`), experts, neurons and heads (what they write); None for all.
+            where: what may move: parts (`L3.mlp_out`), experts, neurons (`neuron_parts`), heads (what they write);
+                None for all.
             progress: called after every step.
             keep: folder from which the same fit goes on after it was stopped.
 
@@ -209,7 +215,7 @@ class GradientMethod(Intervention):
                 model's context, or a mask that selects nothing.
         """
         where = self.place(model, where)
-        region = region_of(model, where)
+        region = region_of(model, where, self.neuron_parts)
         masks = region.masks if any(map(is_inside, where or ())) else {}
         said = [str(s) for s in where] if where is not None else "all parameters"
         return descend(model, concept, self, region.names, {"where": said}, masks=masks, progress=progress, keep=keep)
@@ -245,6 +251,7 @@ def descend(
     Raises:
         BadInput: for a retain loss without facts to retain, facts that are too long, or a mask that selects nothing.
     """
+    model.require_able(method.training())
     retains = method.retains or "retain" in method.asks()
     kept, note = retain_facts(concept, ", or set retain_weight=0") if retains else ((), "")
     masks = _masked(model, concept, method, names, masks or {})
@@ -263,6 +270,7 @@ def descend(
     # summands, which `HookedModel.train` hands on to the loop
     loss: Any = partial(_loss, model=model, method=method, anchor=anchor, course=taken_up(course, keep), moving=moving)
     asked = {"method": dict(made_by or method.spec()), "concept": concept.digest, "model": model.identity}
+    asked |= {"notes": dict(notes)}  # the places, also those that an anchor acts on
 
     def change() -> dict[str, Any]:
         log = model.train(
@@ -279,7 +287,7 @@ def descend(
         )
         return {**notes, **_about(pairs, masks), "retain": note, "losses": list(log.losses)}
 
-    return fit_weights(model, names, change, made_by or method.spec())
+    return fit_weights(model, names, change, made_by or method.spec(), partly=True)
 
 
 def _masked(

@@ -91,3 +91,48 @@ def test_a_bug_keeps_its_traceback():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert "Traceback" in done.stderr and "ZeroDivisionError: ours" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (("unlearn", "npo", "--help"), ["--where SITE", "beta", "float, > 0", "Inverse temperature", "retain_weight"]),
+        (("unlearn", "rmu", "--help"), ["wmdp | open_unlearning | None", "steps", "int, ≥ 1", "150"]),
+        (("look", "--help", "logit_lens"), ["Options", "default"]),
+    ],
+    ids=lambda value: " ".join(value[:2]),
+)
+def test_help_of_a_verb_with_a_method_has_the_methods_options(cli, words, parts):
+    said = cli(*words)
+    assert said.code == 0
+    for part in parts:
+        assert part in said.out
+
+
+def test_help_without_a_method_is_the_verbs_alone(cli):
+    assert "what it is" not in cli("unlearn", "--help").out
+    assert "what it is" not in cli("unlearn", "nop", "--help").out
+
+
+def test_every_intervention_tells_all_of_its_options(cli):
+    said = cli("list", "interventions", "--options", "--json")
+    assert said.code == 0
+    cards = {card["name"]: card for card in said.json["interventions"]}
+    assert set(cards) == {row["name"] for row in cli("list", "interventions", "--json").json["interventions"]}
+    for name, card in cards.items():
+        rows, properties = card["options"], card["schema"]["properties"]
+        assert {row["name"] for row in rows} == set(properties), name
+        for row in rows:
+            assert row["type"] and "Literal" not in row["type"] and "Optional" not in row["type"]
+            assert row["doc"] and "\n" not in row["doc"]
+    lr = cards["npo"]["schema"]["properties"]["lr"]
+    assert (lr["default"], lr["exclusiveMinimum"], lr["type"]) == (1e-5, 0, "number")
+    assert cards["npo"]["schema"]["properties"]["mask"]["enum"] == ["none", "wagle", "salun", "sure", "fisher"]
+
+
+@pytest.mark.parametrize(
+    "words", [("list", "--options"), ("list", "claims", "--options"), ("list", "probes", "x", "--options")]
+)
+def test_options_are_of_methods(cli, words):
+    said = cli(*words)
+    assert (said.code, said.out) == (2, "") and "--options is for all methods of a kind" in said.err

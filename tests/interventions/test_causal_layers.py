@@ -207,3 +207,29 @@ def test_nothing_to_retain_is_refused(dense) -> None:
 def test_wrong_options_are_refused_by_name(options) -> None:
     with pytest.raises(BadInput, match=next(iter(options))):
         CausalLayers(**options)
+
+
+def test_a_fit_that_was_stopped_goes_on_to_the_same_bytes(dense, tmp_path: Path, monkeypatch) -> None:
+    """Stopped in the first round of facts, of which the reference is made, and again after it."""
+    monkeypatch.setattr("interventions.causal_layers.KEEP_EVERY", 1)
+    model, concept = dense
+    method = CausalLayers(steps=12, lr=3e-3, batch_size=4)
+    whole = method.fit(model, concept, HELD)
+    assert len(set(whole.notes["multipliers"])) > 1
+    before = {name: value.clone() for name, value in model.hf.state_dict().items()}
+    for stop in (3, 8):
+
+        def stopping(step: int, _: float, stop: int = stop) -> None:
+            if step == stop:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            method.fit(model, concept, HELD, progress=stopping, keep=tmp_path)
+    told: list[int] = []
+    again = method.fit(model, concept, HELD, progress=lambda step, _: told.append(step), keep=tmp_path)
+    assert told == [8, 9, 10, 11, 12]
+    assert (again.digest, again.notes) == (whole.digest, whole.notes)
+    assert method.fit(model, concept, HELD, keep=tmp_path).notes == whole.notes  # finished: nothing is trained again
+    assert all(torch.equal(value, before[name]) for name, value in model.hf.state_dict().items())
+    with pytest.raises(BadInput, match="another training"):
+        method.model_copy(update={"upper": 1.2}).fit(model, concept, HELD, keep=tmp_path)

@@ -420,3 +420,23 @@ def test_special_tokens_are_not_steered(dense) -> None:
     bos = batch["forget.input_ids"] == model.tokenizer.bos_token_id
     assert bos[:, 0].all() and not (batch["forget.counts"] & bos).any()
     assert (batch["forget.counts"] == (batch["forget.attention_mask"].bool() & ~bos)).all()
+
+
+def test_a_fit_that_was_stopped_goes_on_to_the_same_bytes(dense, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("interventions.rmu.KEEP_EVERY", 2)
+    model, concept = dense
+    method = AdaptiveRmu(**QUICK | {"steps": 6})
+    whole = method.fit(model, concept)
+
+    def stop(step: int, _: float) -> None:
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        method.fit(model, concept, progress=stop, keep=tmp_path)
+    told: list[int] = []
+    again = method.fit(model, concept, progress=lambda step, _: told.append(step), keep=tmp_path)
+    assert told == [5, 6]
+    assert (again.digest, again.notes) == (whole.digest, whole.notes)
+    with pytest.raises(BadInput, match="another training"):
+        method.fit(model, concept, [Site(2, "resid_post"), Site(1, "mlp_out"), Site(0, "mlp_out")], keep=tmp_path)

@@ -1,4 +1,5 @@
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -315,6 +316,32 @@ def test_the_model_is_as_before_and_the_same_seed_gives_the_same_bytes(planted) 
     assert moved(model, before) == {}
     assert not any(p.grad is not None or p._backward_hooks for p in model.hf.parameters())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.hf.modules())
+
+
+@pytest.mark.parametrize("loss", ["npo", "pdu"])
+def test_a_fit_that_was_stopped_goes_on_to_the_same_bytes(planted, tmp_path: Path, monkeypatch, loss: str) -> None:
+    monkeypatch.setattr("interventions.gradient.descend.KEEP_EVERY", 2)
+    model, found = planted
+    method = SingleExpert(loss=loss, steps=5, lr=1e-3, all_experts=True)
+    where = [Site(1, "expert", 2)]
+    whole = method.fit(model, found.concept, where)
+    with pytest.raises(KeyboardInterrupt):
+        method.fit(model, found.concept, where, progress=_Stop(4), keep=tmp_path)
+    told: list[int] = []
+    again = method.fit(model, found.concept, where, progress=lambda step, _: told.append(step), keep=tmp_path)
+    assert told == [3, 4, 5]
+    assert (again.digest, again.notes) == (whole.digest, whole.notes)
+    with pytest.raises(BadInput, match="another training"):  # the same parameters, another target of the anchor
+        method.fit(model, found.concept, [Site(1, "expert", 3)], keep=tmp_path)
+
+
+@dataclass(frozen=True)
+class _Stop:
+    at: int
+
+    def __call__(self, step: int, loss: float) -> None:
+        if step == self.at:
+            raise KeyboardInterrupt
 
 
 def interrupt(step: int, loss: float) -> None:

@@ -15,7 +15,7 @@ import workbench.edited_folder as edited_folder
 from tests import zoo
 from workbench.checkpoint import Checkpoint
 from workbench.demo.planted import plant
-from workbench.edits import Change, HookEdit, WeightEdit, fit_weights
+from workbench.edits import Change, HookEdit, WeightEdit, fit_weights, load_edit
 from workbench.errors import BadInput, RunError
 from workbench.model import HookedModel
 from workbench.operators import Operator
@@ -23,6 +23,7 @@ from workbench.receipts import bits, on_disk
 from workbench.sites import Site
 
 DOWN = "model.layers.1.mlp.down_proj.weight"
+DENSE = "model.layers.0.self_attn.q_proj.weight"
 
 
 def opened(folder: Path, **more) -> HookedModel:
@@ -326,3 +327,22 @@ def test_a_parameter_that_is_stored_fused_with_others_is_refused(monkeypatch: py
     monkeypatch.setattr("transformers.core_model_loading.revert_weight_conversion", fails)
     with pytest.raises(BadInput, match="stored fused with other parameters"):
         on_disk(plant("llama", 0).model, DOWN, torch.zeros(1))
+
+
+def test_rows_come_in_the_models_order_also_of_an_edit_that_was_stored(tmp_path: Path) -> None:
+    """A stored edit hands its changes over in another order than it was given them."""
+    found = plant("olmoe", 0)
+    model = HookedModel(found.model, found.tokenizer, check=False)
+    names = ["model.layers.1.mlp.gate.weight", "lm_head.weight", "model.layers.1.mlp.experts.down_proj", DENSE]
+
+    def change() -> None:
+        with torch.no_grad():
+            for name in names:
+                model.parameter(name)[0] += 1
+
+    edit = fit_weights(model, names, change, {"method": "test"})
+    edit.save(tmp_path / "edit")
+    rows = [row["tensor"] for row in edit.receipt(model)]
+    assert rows == [row["tensor"] for row in load_edit(tmp_path / "edit").receipt(model)]
+    order = [model.parameter_names().index(name) for name in dict.fromkeys(row.partition("[")[0] for row in rows)]
+    assert len(order) == len(names) and order == sorted(order)

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,25 @@ def test_damaged_and_newer_manifests_are_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({"schema_version": 99}))
     with pytest.raises(BadInput, match="newer version"):
         read_manifest(tmp_path)
+
+
+def test_what_killed_writes_left_is_removed_and_nothing_else(tmp_path):
+    run = RunFolder.claim(tmp_path / "run", {"verb": "test"})
+    mine = [run.path / name for name in ("edit.json", ".hidden", ".a.b", "part.abcdefgh", "deep/.keep.me")]
+    for file in mine:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("precious")
+    scraps = [tempfile.mkstemp(dir=run.path, prefix=".edit.json.")[1]]
+    scraps.append(tempfile.mkdtemp(dir=run.path / "deep", prefix=".checkpoint."))
+    (Path(scraps[1]) / "model.safetensors").write_text("half")
+    with RunFolder.claim(run.path, {"verb": "test"}).running():
+        assert not any(Path(scrap).exists() for scrap in scraps)
+    assert all(file.read_text() == "precious" for file in mine)
+
+
+def test_a_folder_of_which_only_a_killed_write_is_left_can_be_claimed(tmp_path):
+    (tmp_path / "run").mkdir()
+    tempfile.mkstemp(dir=tmp_path / "run", prefix=".manifest.json.")
+    with RunFolder.claim(tmp_path / "run", {"verb": "test"}).running():
+        pass
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["manifest.json"]

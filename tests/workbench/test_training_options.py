@@ -2,6 +2,7 @@
 
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -101,25 +102,84 @@ def test_a_model_without_checkpointing_is_refused(monkeypatch: pytest.MonkeyPatc
         trained(BASE.model_copy(update={"gradient_checkpointing": True}), planted)
 
 
+EIGHT = BASE.model_copy(update={"optimizer": "adamw8bit"})
+
+
 def test_eight_bit_adamw_is_refused_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    options = BASE.model_copy(update={"optimizer": "adamw8bit"})
     with pytest.raises(BadInput, match="pip install bitsandbytes"):
-        trained(options)
+        trained(EIGHT)
 
 
-def test_eight_bit_adamw_is_the_packages_own(monkeypatch: pytest.MonkeyPatch) -> None:
+class Rough(torch.optim.AdamW):
+    """A stand-in for the package's: means are rounded, and a table is shared by the states of all parameters."""
+
+    table = torch.linspace(-1, 1, 256)
+
+    def step(self, closure: Any = None) -> None:
+        super().step()
+        for state in self.state.values():
+            state["exp_avg"].copy_(state["exp_avg"].bfloat16())
+            state["map"] = self.table
+
+
+def stand_in(kind: Any) -> Any:
+    return types.SimpleNamespace(optim=types.SimpleNamespace(AdamW8bit=kind))
+
+
+def broken(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("no kernel for this device\nand a long story")
+
+
+class Still(torch.optim.SGD):
+    def step(self, closure: Any = None) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [(broken, r"does not work on cpu \(RuntimeError: no kernel for this device\)"), (Still, "moves nothing on cpu")],
+)
+def test_a_package_that_does_not_work_here_is_refused(monkeypatch: pytest.MonkeyPatch, kind: Any, says: str) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", stand_in(kind))
+    with pytest.raises(BadInput, match=says):
+        trained(EIGHT)
+
+
+def test_eight_bit_adamw_is_the_packages_own_with_our_options(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[dict[str, Any]] = []
 
     def adamw8bit(parameters: Any, **settings: Any) -> torch.optim.Optimizer:
         made.append(settings)
         return torch.optim.AdamW(parameters, **settings)
 
-    package = types.SimpleNamespace(optim=types.SimpleNamespace(AdamW8bit=adamw8bit))
-    monkeypatch.setitem(sys.modules, "bitsandbytes", package)
-    again, _ = trained(BASE.model_copy(update={"optimizer": "adamw8bit"}))
-    assert made == [{"lr": 1e-2, "betas": (0.9, 0.999), "weight_decay": 0.0}]
+    monkeypatch.setitem(sys.modules, "bitsandbytes", stand_in(adamw8bit))
+    again, _ = trained(EIGHT)
+    assert made[1:] == [{"lr": 1e-2, "betas": (0.9, 0.999), "weight_decay": 0.0}]  # the first is the trial
     assert furthest(again, trained()[0]) == 0
+
+
+@pytest.mark.parametrize("package", ["stand-in", "bitsandbytes"])
+def test_eight_bit_adamw_comes_near_adamw_and_goes_on_to_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, package: str
+) -> None:
+    if package == "bitsandbytes":
+        pytest.importorskip("bitsandbytes")
+    else:
+        monkeypatch.setitem(sys.modules, "bitsandbytes", stand_in(Rough))
+    whole, losses = trained(EIGHT)
+    plain, theirs = trained()
+    assert furthest(whole, plain) > 0
+    assert losses.losses == pytest.approx(theirs.losses, rel=0.05)
+
+    def stop(step: int, _: float) -> None:
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(EIGHT, keep=tmp_path, keep_every=1, on_step=stop)
+    again, resumed = trained(EIGHT, keep=tmp_path, keep_every=1)
+    assert furthest(again, whole) == 0 and resumed == losses
 
 
 def rates(options: TrainingOptions, monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:

@@ -33,6 +33,9 @@ VERBS = {
 }
 """Every verb -> its module in this folder and the function in it, in the order that `--help` shows."""
 
+TAKES = {"unlearn": ("interventions",), "look": ("probes", "behaviour")}
+"""Verbs that are given a method -> the kinds it may be of."""
+
 QUIET_ENVIRONMENT = {"HF_HUB_DISABLE_TELEMETRY": "1", "WANDB_MODE": "disabled", "TOKENIZERS_PARALLELISM": "false"}
 """Set before any library is imported: nothing phones home, and tokenizers do not start threads."""
 
@@ -45,7 +48,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):  # model text may hold what a terminal's encoding does not
             stream.reconfigure(errors="replace")
     words = list(sys.argv[1:] if argv is None else argv)
-    return guarded(lambda: command().main(args=words, prog_name="workbench", standalone_mode=False))
+    code = guarded(lambda: command().main(args=words, prog_name="workbench", standalone_mode=False))
+    about = _asked_about(words)
+    if code or about is None:
+        return code
+    return guarded(lambda: command().main(args=["list", *about], prog_name="workbench", standalone_mode=False))
+
+
+def _asked_about(words: Sequence[str]) -> tuple[str, str] | None:
+    """Kind and name of the method that `workbench VERB METHOD --help` asks about; its options follow the verb's."""
+    if not words or words[0] not in TAKES or "--help" not in words:
+        return None
+    from workbench.cli.catalogue import catalogue_of
+
+    return next(((kind, word) for word in words[1:] for kind in TAKES[words[0]] if word in catalogue_of(kind)), None)
 
 
 def command() -> Any:

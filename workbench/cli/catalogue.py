@@ -9,7 +9,8 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from workbench.errors import RunError
 
@@ -69,7 +70,7 @@ def method_card(catalogue: "Registry", kind: str, name: str) -> dict[str, Any]:
             "name": option,
             "type": type_words(field.annotation, field.metadata),
             "default": field.get_default(call_default_factory=True),
-            "doc": field.description or "",
+            "doc": " ".join((field.description or "").split()),
         }
         for option, field in found.model_fields.items()
     ]
@@ -80,6 +81,7 @@ def method_card(catalogue: "Registry", kind: str, name: str) -> dict[str, Any]:
         "about": (found.__doc__ or "").strip(),
         "docs": docs,
         "options": [{**row, "default": plain(row["default"])} for row in options],
+        "schema": found.model_json_schema(),
     }
 
 
@@ -92,16 +94,23 @@ def plain(value: Any) -> Any:
 
 def type_words(annotation: Any, bounds: list[Any]) -> str:
     """A type and its bounds as one would say them."""
-    if get_origin(annotation) is Literal:
-        said = " | ".join(map(str, get_args(annotation)))
-    elif get_origin(annotation) is None and hasattr(annotation, "__name__"):
-        said = annotation.__name__
-    else:
-        said = str(annotation).replace("typing.", "")
     limits = [
         f"{sign} {getattr(bound, name)}"
         for bound in bounds
         for name, sign in BOUNDS.items()
         if getattr(bound, name, None) is not None
     ]
-    return ", ".join([said, *limits])
+    return ", ".join([_words(annotation), *limits])
+
+
+def _words(annotation: Any) -> str:
+    kind = get_origin(annotation)
+    if kind is Literal:
+        return " | ".join(map(str, get_args(annotation)))
+    if kind in (Union, UnionType):
+        return " | ".join(map(_words, get_args(annotation)))
+    if annotation is type(None):
+        return "None"
+    if kind is None and hasattr(annotation, "__name__"):
+        return str(annotation.__name__)
+    return str(annotation).replace("typing.", "")

@@ -13,12 +13,19 @@ from workbench.errors import BadInput, did_you_mean
 KINDS = (*METHODS, "claims", "concepts", "runs")
 """Everything that can be listed."""
 
+KNOWN = ", ".join(METHODS)
+"""Kinds whose entries have options."""
+
 
 def listing(
     kind: Annotated[
         str | None, typer.Argument(metavar="[KIND]", help=f"One of {', '.join(KINDS)}; all but runs when not given.")
     ] = None,
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this one with its options.")] = None,
+    options: Annotated[
+        bool,
+        typer.Option("--options", help="With a KIND of method: every one with all its options, not only its name."),
+    ] = False,
     runs: Annotated[Path, typer.Option("--runs", metavar="DIR", help="Where runs lie.")] = Path("runs"),
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -27,6 +34,12 @@ def listing(
     screen = Screen(as_json, quiet)
     if kind is not None and kind not in KINDS:
         raise BadInput(f"Nothing is listed under {kind!r}. {did_you_mean(kind, KINDS)}")
+    if options and (kind not in METHODS or name is not None):
+        raise BadInput(f"--options is for all methods of a kind: `workbench list KIND --options`, KIND one of {KNOWN}")
+    if kind is not None and options:
+        cards = [method_card(catalogue_of(kind), kind, one) for one in catalogue_of(kind)]
+        screen.result({"verb": "list", kind: cards}, [part for card in cards for part in _shown(card)])
+        return
     if kind is not None and name is not None:
         card = _card(kind, name, runs)
         screen.result({"verb": "list", **card}, _shown(card))

@@ -28,7 +28,8 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="An option of the method; may be given many times. `workbench list KIND NAME` shows them.",
+        help="An option of the method; may be given many times. `workbench VERB METHOD --help` shows them with their "
+        "defaults, or `workbench list KIND NAME`.",
     ),
 ]
 Out = Annotated[

@@ -1,5 +1,6 @@
 """`workbench unlearn`: make a checkpoint that has forgotten, or a guard, with its edit, receipt and controls."""
 
+import inspect
 import json
 import math
 import shutil
@@ -15,7 +16,7 @@ from workbench.cli.controls import compared, controls_table, fit
 from workbench.cli.options import CHECKPOINT, AsJson, ConceptName, Out, Quiet, Seed, Settings, default_out, opens_models
 from workbench.cli.places import RANDOM, TOP, Place
 from workbench.cli.progress import progress
-from workbench.errors import BadInput
+from workbench.errors import BadInput, Diverged, RunError
 from workbench.guard_folder import WARNING
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from workbench.sites import Site
     from workbench.store import RunFolder
 
-KEPT, CONTROLS = "fitting", "controls.json"
-"""In the run: what an interrupted training goes on from, and what the controls left."""
+KEPT, CONTROLS, LAST_GOOD = "fitting", "controls.json", "last_good"
+"""In the run: what an interrupted training goes on from, what the controls left, what one that diverged had reached."""
 
 SHOWN = 10
 """Tensors of the receipt that are shown; all are in receipt.json."""
@@ -111,6 +112,7 @@ def unlearn(
     else:
         with run.running(checkpoint=source.record), source.open() as model, progress(screen) as step:
             work = Work(run, name, made, wanted, place)
+            work.require_writable(model)
             if controls:
                 work.require_controls(model, step)
             edit = work.edit(model, step)
@@ -158,18 +160,33 @@ class Work:
         """Fit the edit, or load the one that an interrupted run fitted; its words are written last."""
         from workbench.edits import load_edit
 
+        keep, began = self.run.path / KEPT, time.monotonic()
         if (self.run.path / "edit.json").is_file():
+            shutil.rmtree(keep, ignore_errors=True)  # a kill may have come between the edit and this
             return load_edit(self.run.path / "edit")
         total = getattr(self.method, "steps", 0)
         where = self._where(model, step)
         step(f"unlearning by {self.name}", 0, total)
-        keep, began = self.run.path / KEPT, time.monotonic()
         with model.keeping(keep, self.run.question):
-            edit = fit(self.method, model, self.concept, where, progress=_Told(step, self.name, total))
+            try:
+                edit = fit(self.method, model, self.concept, where, progress=_Told(step, self.name, total))
+            except Diverged as error:
+                raise RunError(f"{error}. {self._last_good(model, error)}") from None
         self.run.event(doing="fitted", seconds=time.monotonic() - began)
         edit.save(self.run.path / "edit")
-        shutil.rmtree(keep, ignore_errors=True)
+        for done in (keep, self.run.path / LAST_GOOD):
+            shutil.rmtree(done, ignore_errors=True)
         return edit
+
+    def _last_good(self, model: "HookedModel", error: Diverged) -> str:
+        """Write what a training had reached when it was last kept, and say where it is."""
+        if error.edit is None:
+            return "Nothing was kept before that, so the last good checkpoint is the model as it was"
+        folder = self.run.path / LAST_GOOD
+        shutil.rmtree(folder, ignore_errors=True)
+        error.edit.save(folder / "edit")
+        error.edit.write(model, folder / "checkpoint")
+        return f"The checkpoint after step {error.kept}, the last that was kept, is in {folder / 'checkpoint'}"
 
     def _where(self, model: "HookedModel", step: Any) -> "Sequence[Site] | None":
         """The sites; what a localiser found is kept, so that it looks once."""
@@ -198,6 +215,18 @@ class Work:
             write_json(self.run.path / "receipt.json", edit.receipt(model))
         if isinstance(edit, HookEdit) and not (self.run.path / "guarded").is_dir():
             write_guard(edit, source, self.run.path / "guarded", self.name)
+
+    def require_writable(self, model: "HookedModel") -> None:
+        """Refuse a model that a checkpoint could not be written of, before anything is fitted.
+
+        Raises:
+            BadInput: when the method changes weights and they are open in another precision than they are stored in.
+        """
+        from workbench.edited_folder import require_own_dtype
+        from workbench.edits import WeightEdit
+
+        if inspect.signature(self.method.fit).return_annotation is WeightEdit:
+            require_own_dtype(model)
 
     def require_controls(self, model: "HookedModel", step: Any) -> None:
         """Refuse a method that has nothing to be compared with, before anything is fitted.
