@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from workbench.checkpoint_files import ADAPTER_CONFIG
 from workbench.cli.console import Screen, table
 from workbench.cli.controls import compared, controls_table, fit
 from workbench.cli.options import CHECKPOINT, AsJson, ConceptName, Out, Quiet, Seed, Settings, default_out, opens_models
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from workbench.sites import Site
     from workbench.store import RunFolder
 
-KEPT, CONTROLS = "fitting", "controls.json"
-"""In the run: what an interrupted training goes on from, and what the controls left."""
+KEPT, CONTROLS, ADAPTER = "fitting", "controls.json", "adapter"
+"""In the run: what an interrupted training goes on from, what the controls left, and what was trained of an adapter."""
 
 SHOWN = 10
 """Tensors of the receipt that are shown; all are in receipt.json."""
@@ -73,6 +74,14 @@ def unlearn(
         bool,
         typer.Option("--controls", help="Also act at as many random sites, and at all sites, and show what each left."),
     ] = False,
+    adapter: Annotated[
+        str | None,
+        typer.Option(
+            "--adapter",
+            metavar="KIND",
+            help="Train low-rank adapters, which are written beside the checkpoint: lora or fila. Of gradient methods.",
+        ),
+    ] = None,
     settings: Settings = None,
     out: Out = None,
     seed: Seed = None,
@@ -92,7 +101,8 @@ def unlearn(
     screen = Screen(as_json, quiet)
     prepare_torch(opening.device)
     name, checkpoint = asked(words, method)
-    made = with_options(method_of((INTERVENTIONS,), name), parse_settings(settings), seed)
+    chosen = [*(settings or ()), *([f"adapter={adapter}"] if adapter is not None else ())]
+    made = with_options(method_of((INTERVENTIONS,), name), parse_settings(chosen), seed)
     place = Place(tuple(where or ()), localise, top, seed or 0)
     place.check(name, made)
     wanted, source = load_concept(concept), checkpoint_at(checkpoint, opening)
@@ -187,7 +197,8 @@ class Work:
         return sites
 
     def write(self, model: "HookedModel", edit: "Edit", source: "Checkpoint") -> None:
-        """Write the checkpoint and the receipt; of a guard, which changes no weights, the guard beside its base."""
+        """Write the checkpoint, the receipt and an adapter; of a guard, which changes no weights, the guard alone."""
+        from workbench.adapter_folder import write_adapter
         from workbench.edits import HookEdit, WeightEdit
         from workbench.guard_folder import write_guard
         from workbench.store import write_json
@@ -196,6 +207,8 @@ class Work:
             if not (self.run.path / "checkpoint").is_dir():  # written whole or not at all, from this very edit
                 edit.write(model, self.run.path / "checkpoint")
             write_json(self.run.path / "receipt.json", edit.receipt(model))
+            if edit.low_rank and source.plain and not (self.run.path / ADAPTER).is_dir():
+                write_adapter(edit, model, self.run.path / ADAPTER)
         if isinstance(edit, HookEdit) and not (self.run.path / "guarded").is_dir():
             write_guard(edit, source, self.run.path / "guarded", self.name)
 
@@ -237,7 +250,7 @@ def _show(screen: Screen, run: "RunFolder", name: str) -> None:
         return json.loads((run.path / file).read_text()) if (run.path / file).is_file() else otherwise
 
     edit, receipt = read("edit.json", {}), read("receipt.json", [])
-    written = ("checkpoint", "guarded", "edit.safetensors", "receipt.json", CONTROLS)
+    written = ("checkpoint", ADAPTER, "guarded", "edit.safetensors", "receipt.json", CONTROLS)
     paths, controls = [path for part in written if (path := run.path / part).exists()], read(CONTROLS, [])
     notes = {key: value for key, value in edit["notes"].items() if key != "losses"}
     losses = edit["notes"].get("losses") or [None]
@@ -261,4 +274,6 @@ def _show(screen: Screen, run: "RunFolder", name: str) -> None:
     guard = (WARNING,) if edit["kind"] == "hooks" else ()
     changed = (table(columns, rows, f"Changed by {name}"),) if rows else ()
     left = (controls_table(controls, name),) if controls else ()
-    screen.result(payload, (*changed, *more, *left, *guard), paths)
+    base = read(f"{ADAPTER}/{ADAPTER_CONFIG}", {}).get("base_model_name_or_path")
+    alone = (f"The adapter alone opens as {base}+{run.path / ADAPTER}",) if base else ()
+    screen.result(payload, (*changed, *more, *left, *guard, *alone), paths)
