@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from interventions import INTERVENTIONS
+from interventions.gradient import descend
+from interventions.gradient.fila import beginning, row_weights
 from interventions.gradient.grad_ascent import GradAscent
 from interventions.gradient.grad_diff import GradDiff
 from interventions.gradient.l1_sparse import L1Sparse
@@ -20,14 +22,14 @@ from workbench.concepts import FactSet
 from workbench.demo.planted import plant
 from workbench.edits import WeightEdit, load_edit
 from workbench.errors import BadInput
+from workbench.fisher import answer_squares
 from workbench.low_rank import linear_maps
 from workbench.model import HookedModel
-from workbench.scoring import score
 from workbench.sites import Site
 from workbench.tokens import pad
 
 BATCH = pad([[0, 5, 6, 7], [0, 9, 3]])
-FORGETS = {"steps": 30, "lr": 3e-3, "adapter_rank": 4}
+FORGETS = {"steps": 20, "lr": 5e-3, "adapter_rank": 4}
 KINDS = ("lora", "fila")
 
 
@@ -97,47 +99,57 @@ def test_the_edited_weights_say_what_the_adapters_said_when_training_ended(name:
     """The loss of a further step is read before its update: it is that of the trained adapters."""
     _, found = dense
     model = dense[0] if name == "llama" else HookedModel(zoo.make(name), zoo.tokenizer(), check=False)
+    for module in model.hf.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0  # so that two passes say the same
     options = {"lr": 1e-2, "adapter": kind, "adapter_rank": 3, "batch_size": 10, "retain": "none"}
-    method = {"seed": 3, "schedule": "constant"}
-    five = GradAscent(steps=5, **options, **method).fit(model, found.concept)
-    sixth = GradAscent(steps=6, **options, **method).fit(model, found.concept).notes["losses"][5]
-    with five.on(model):
-        plain = GradAscent(steps=1, lr=1e-3, batch_size=10, retain="none").fit(model, found.concept)
-    assert first(plain) == pytest.approx(sixth, rel=2e-4)
-    assert abs(sixth - first(five)) > 0.01
+    three = GradAscent(steps=3, **options).fit(model, found.concept)
+    fourth = GradAscent(steps=4, **options).fit(model, found.concept).notes["losses"][3]
+    with three.on(model):
+        plain = GradAscent(steps=1, batch_size=10, retain="none").fit(model, found.concept)
+    assert first(plain) == pytest.approx(fourth, rel=2e-4)
+    assert abs(fourth - first(three)) > 0.01
 
 
-def test_fila_is_the_trained_adapter_less_what_it_began_with(dense) -> None:
-    model, found = dense
-    where = [Site(1, "mlp_out")]
-    edit = GradDiff(steps=4, lr=1e-2, adapter="fila", adapter_rank=3, adapter_alpha=12.0).fit(
-        model, found.concept, where
-    )
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_fila_is_the_trained_adapter_less_what_it_began_with(dense, name: str) -> None:
+    found = dense[1]
+    model = dense[0] if name == "llama" else HookedModel(zoo.make(name), zoo.tokenizer(), check=False)
+    method = GradDiff(steps=1, lr=1e-4, adapter="fila", adapter_rank=3, adapter_alpha=12.0)
+    edit = method.fit(model, found.concept, [Site(1, "mlp_out")])
+    assert len(edit.low_rank) == (3 if name == "llama" else 2)
+    kept = found.concept.near.facts + found.concept.far.facts
     for name, change in edit.low_rank.items():
         assert change.scale == 4.0 and change.up.shape[1] == len(change.down) == 6
-        begun = -change.scale * change.up[:, 3:] @ change.down[3:]
-        assert float(change.added().norm()) < float(begun.norm())  # a small change of what was taken off
+        mine, theirs = (
+            answer_squares(model, facts, [name])[0][name] / len(facts) for facts in (found.concept.forget.facts, kept)
+        )
         weight = model.parameter(name).detach()
-        values = torch.linalg.svdvals(weight - begun)
-        assert torch.linalg.matrix_rank(begun) == 3 and float((weight - begun).norm()) < float(weight.norm())
-        assert len(values) == min(weight.shape)
+        if change.transposed:
+            weight, mine, theirs = weight.T, mine.T, theirs.T
+        up, down = beginning(weight, row_weights(mine, theirs), 3, 4.0)
+        torch.testing.assert_close(-change.up[:, 3:] @ change.down[3:], up @ down, rtol=1e-3, atol=1e-5)
+        moved = (change.up[:, :3] + change.up[:, 3:]).abs().max(), (change.down[:3] - change.down[3:]).abs().max()
+        assert 0.5e-4 < float(max(moved)) < 2e-4  # one update of AdamW
 
 
 def test_lora_begins_at_random_of_the_seed_and_fila_where_the_facts_say(dense) -> None:
     model, found = dense
-    short = {"steps": 2, "lr": 1e-3}
     for kind in KINDS:
         one, again, other = (
-            GradDiff(**short, adapter=kind, seed=seed).fit(model, found.concept, [Site(1, "mlp_out")]).digest
+            GradDiff(steps=1, lr=1e-3, adapter=kind, seed=seed).fit(model, found.concept, [Site(1, "mlp_out")])
             for seed in (0, 0, 1)
         )
-        assert one == again != other
+        assert one.digest == again.digest != other.digest
+        name = "model.layers.1.mlp.up_proj.weight"
+        begun, elsewhere = (e.low_rank[name].down[3 if kind == "fila" else 0 :] for e in (one, other))
+        assert torch.allclose(begun, elsewhere, atol=3e-3) == (kind == "fila")
 
 
 def test_with_full_rank_a_full_trainings_change_can_be_held(dense) -> None:
     """Learning what the same number of full updates learns; at rank one it does not get as far."""
     model, found = dense
-    where, short = [Site(1, "mlp_out")], {"steps": 30, "retain_weight": 0.0}
+    where, short = [Site(1, "mlp_out")], {"steps": 8, "retain_weight": 0.0}
     whole = GradAscent(**short, lr=1e-3).fit(model, found.concept, where)
     name = "model.layers.1.mlp.down_proj.weight"
     change = whole.changes[name].values - model.parameter(name).detach()
@@ -165,7 +177,7 @@ def test_only_the_maps_of_the_parts_named_move(dense, where, inside: str) -> Non
 
 def test_a_method_that_places_itself_does_so_with_adapters(dense) -> None:
     model, found = dense
-    edit = RetainFinetune(steps=2, lr=1e-2, layers=1, adapter="lora").fit(model, found.concept)
+    edit = RetainFinetune(steps=2, lr=1e-2, last=1, adapter="lora").fit(model, found.concept)
     assert edit.changes and all(".layers.2." in name for name in edit.changes)
 
 
@@ -193,10 +205,10 @@ def test_a_bfloat16_model_is_adapted_in_float32(dense) -> None:
     model = HookedModel(plant("llama", 0).model.to(torch.bfloat16), found.tokenizer, check=False)
     for kind in KINDS:
         bits = bits_of(model)
-        edit = Npo(**FORGETS | {"steps": 15}, adapter=kind).fit(model, found.concept)
+        edit = Npo(**FORGETS | {"steps": 8}, adapter=kind).fit(model, found.concept)
         assert same(model, bits)
         assert {t.dtype for t in edit.tensors().values()} == {torch.float32}
-        assert recalled(model, found, edit)["forget"] < 0.5
+        assert edit.notes["losses"][-1] < 0.7 * edit.notes["losses"][0]
 
 
 # ---- on disk
@@ -224,43 +236,42 @@ def test_checkpoint_and_adapter_folder_are_the_edited_model(planted, kind: str, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_fit_that_was_stopped_goes_on_to_the_same_bytes(dense, kind: str, tmp_path: Path) -> None:
+def test_a_fit_that_was_stopped_goes_on_to_the_same_bytes(dense, kind: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(descend, "KEEP_EVERY", 2)
     model, found = dense
-    bits, held = bits_of(model), objects(model)
-    method = GradDiff(steps=55, lr=1e-3, adapter=kind, adapter_rank=2, batch_size=4)
-    whole = method.fit(model, found.concept, [Site(1, "mlp_out")])
+    bits, held, where = bits_of(model), objects(model), [Site(1, "mlp_out")]
+    method = GradDiff(steps=7, lr=1e-2, adapter=kind, adapter_rank=2, batch_size=4)
+    whole = method.fit(model, found.concept, where)
+    steps: list[int] = []
 
     def stop(step: int, _: float) -> None:
-        if step == 52:
+        steps.append(step)
+        if steps == [1, 2, 3, 4, 5]:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        method.fit(model, found.concept, [Site(1, "mlp_out")], progress=stop, keep=tmp_path)
+        method.fit(model, found.concept, where, progress=stop, keep=tmp_path)
     assert same(model, bits) and objects(model) == held
-    steps: list[int] = []
-    told = lambda step, _: steps.append(step)  # noqa: E731
-    again = method.fit(model, found.concept, [Site(1, "mlp_out")], progress=told, keep=tmp_path)
-    assert steps[0] == 51 and steps[-1] == 55
+    again = method.fit(model, found.concept, where, progress=stop, keep=tmp_path)
+    assert steps == [1, 2, 3, 4, 5, 5, 6, 7]
     assert again.digest == whole.digest and again.notes == whole.notes
     for other in ({"adapter_rank": 3}, {"adapter": "fila" if kind == "lora" else "lora"}, {"adapter_alpha": 1.0}):
         with pytest.raises(BadInput, match="holds another training"):
-            method.model_copy(update=other).fit(model, found.concept, [Site(1, "mlp_out")], keep=tmp_path)
+            method.model_copy(update=other).fit(model, found.concept, where, keep=tmp_path)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("step", [1, 3])
-def test_an_error_in_the_midst_leaves_the_model(planted, kind: str, step: int) -> None:
-    model, found = planted
+def test_an_error_in_the_midst_leaves_the_model(dense, kind: str) -> None:
+    model, found = dense
     bits, held = bits_of(model), objects(model)
 
     def fail(now: int, _: float) -> None:
-        if now == step:
+        if now == 2:
             raise RuntimeError("broken")
 
     with pytest.raises(RuntimeError, match="broken"):
-        Npo(steps=5, lr=1e-2, adapter=kind).fit(model, found.concept, progress=fail)
+        GradDiff(steps=5, lr=1e-2, adapter=kind).fit(model, found.concept, progress=fail)
     assert same(model, bits) and objects(model) == held
-    assert float(score(model, found.concept.forget.facts).probability.mean()) > 0.9
 
 
 # ---- what is refused
@@ -339,5 +350,5 @@ def test_every_gradient_method_trains_adapters_or_says_why_not(dense, name: str)
     if not method.adaptable:
         assert name == "l1_sparse"
         return
-    edit = method(steps=2, lr=1e-2, adapter="lora", **more).fit(model, found.concept, [Site(1, "resid_post")])
+    edit = method(steps=1, lr=1e-2, adapter="lora", **more).fit(model, found.concept, [Site(1, "resid_post")])
     assert edit.low_rank and set(edit.low_rank) == set(edit.changes)
