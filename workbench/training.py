@@ -122,9 +122,18 @@ def train(
     if options.processes == "fsdp" and started() > 1:
         require_shardable(options, {*(masks or {}), *slices_of(trainable or ())}, keep is not None)
         shares = sharded(model)
-        seen = evaluate and Gathered(shares, model, trainable, evaluate)
-        each, more = options.model_copy(update={"processes": "whole"}), {"evaluate_at": evaluate_at, "evaluate": seen}
-        log = train(shares, items, collate, loss, each, trainable=trainable, on_step=on_step, stop=stop, **more)
+        log = train(
+            shares,
+            items,
+            collate,
+            loss,
+            options.model_copy(update={"processes": "whole"}),
+            trainable=trainable,
+            on_step=on_step,
+            evaluate_at=evaluate_at,
+            evaluate=evaluate and Gathered(shares, model, trainable, evaluate),
+            stop=stop,
+        )
         gather(shares, model, trainable)
         return log
     require_memory_options(model, options)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from workbench.errors import BadInput
@@ -77,7 +78,8 @@ def gather(shares: nn.Module, model: PreTrainedModel, names: Collection[str] | N
     """Give the model the values of the shares of some parameters, None for all; every process calls it."""
     for name, share in shares.named_parameters():
         if names is None or name in names:
-            model.get_parameter(name).copy_(share.full_tensor())  # type: ignore[operator]  # a DTensor
+            assert isinstance(share, DTensor)
+            model.get_parameter(name).copy_(share.full_tensor())
 
 
 @dataclass(frozen=True)

@@ -100,3 +100,7 @@ def test_the_written_checkpoint_differs_in_these_tensors_alone(model: HookedMode
             if name in NAMES:
                 with edit.on(model):
                     assert torch.equal(opened.parameter(name), model.parameter(name))
+
+
+def test_its_card_says_the_rank(model: HookedModel) -> None:
+    assert "a product of rank 3" in edit_of(model)._repr_html_()

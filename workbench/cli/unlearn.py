@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workbench.checkpoint_files import ADAPTER_CONFIG
 from workbench.cli.console import Screen, table
 from workbench.cli.controls import compared, controls_table, fit
 from workbench.cli.options import CHECKPOINT, AsJson, ConceptName, Out, Quiet, Seed, Settings, default_out, opens_models
@@ -245,6 +244,7 @@ class _Told:
 
 def _show(screen: Screen, run: "RunFolder", name: str) -> None:
     """The stored receipt as a table."""
+    from workbench.checkpoint_files import ADAPTER_CONFIG
 
     def read(file: str, otherwise: Any) -> Any:
         return json.loads((run.path / file).read_text()) if (run.path / file).is_file() else otherwise
