@@ -95,6 +95,8 @@ def _changed(edit: EditLike) -> list[tuple[str, str]]:
 
 
 def _entries(change: Any) -> str:
+    if hasattr(change, "down"):
+        return f"a product of rank {len(change.down)}"
     size = math.prod(change.values.shape)
     return f"all {size:,} entries" if change.index is None else f"{size:,} entries"
 

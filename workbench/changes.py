@@ -30,6 +30,10 @@ class Change:
     index: Int[Tensor, " n"] | None = None
     """Flat positions of `values`; None for the whole parameter."""
 
+    def stored(self) -> dict[str, Tensor]:
+        """Its tensors, for saving."""
+        return {"values": self.values} | ({} if self.index is None else {"index": self.index})
+
     def apply(self, parameter: Tensor) -> None:
         """Write the values into a parameter, in place.
 

@@ -75,6 +75,11 @@ class Checkpoint:
             object.__setattr__(self, field_name, value)
 
     @property
+    def plain(self) -> bool:
+        """Whether it is stored whole: neither a base with an adapter, nor with a guard."""
+        return self._adapter is None and self.guard is None
+
+    @property
     def folder(self) -> Path:
         """The folder that holds the model's files; of `base+adapter` the base's."""
         return self._base.folder

@@ -25,6 +25,7 @@ from workbench.changes import Change, kept
 from workbench.checkpoint import Checkpoint
 from workbench.errors import BadInput, Diverged
 from workbench.guards import Worn
+from workbench.low_rank_change import LowRank
 from workbench.model import HookedModel
 from workbench.operators import OPERATORS, Operator
 from workbench.receipts import edited, parameter_of, receipt_rows
@@ -107,7 +108,8 @@ class Edit(ABC):
         )
         return [numbers, words]
 
-    def _require_fit(self, model: HookedModel) -> None:
+    def require_fit(self, model: HookedModel) -> None:
+        """Raise `BadInput` unless it was fitted to this model."""
         if self.fitted_to and self.fitted_to != model.identity:
             raise BadInput(
                 f"This edit was fitted to model {self.fitted_to[:12]}, but {model.name} is "
@@ -122,25 +124,29 @@ class Edit(ABC):
 
 @dataclass(frozen=True)
 class WeightEdit(Edit):
-    """New values of some parameters."""
+    """New values of some parameters, or products of thin matrices to add to them."""
 
-    changes: Mapping[str, Change] = field(kw_only=True)
-    """Parameter name -> new values."""
+    changes: Mapping[str, Change | LowRank] = field(kw_only=True)
+    """Parameter name -> new values, or what is added."""
     kind: ClassVar[str] = "weights"
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything numeric, by name."""
-        found = {f"{name}|values": change.values for name, change in self.changes.items()}
-        return found | {f"{n}|index": c.index for n, c in self.changes.items() if c.index is not None}
+        return {f"{name}|{part}": t for name, change in self.changes.items() for part, t in change.stored().items()}
 
     def words(self) -> dict[str, Any]:
         """Everything else, in JSON form."""
-        return {}
+        return {"low_rank": {name: change.words() for name, change in self.low_rank.items()}} if self.low_rank else {}
+
+    @property
+    def low_rank(self) -> dict[str, LowRank]:
+        """The changes that a low-rank adapter makes."""
+        return {name: change for name, change in self.changes.items() if isinstance(change, LowRank)}
 
     @contextlib.contextmanager
     def on(self, model: HookedModel) -> Iterator[None]:
         """Put the edit on for the length of a `with` block."""
-        self._require_fit(model)
+        self.require_fit(model)
         with kept(model, list(self.changes)), model.wearing(self.digest):
             with torch.no_grad():
                 for name, change in self.changes.items():
@@ -163,7 +169,7 @@ class WeightEdit(Edit):
         if isinstance(model, Checkpoint):
             with model.open(dtype="auto") as opened:
                 return self.write(opened, out)
-        self._require_fit(model)
+        self.require_fit(model)
         return write_edited(self, model, Path(out))
 
     def receipt(self, model: HookedModel) -> list[dict[str, Any]]:
@@ -174,7 +180,7 @@ class WeightEdit(Edit):
         """
         from workbench.edited_folder import stored_names
 
-        self._require_fit(model)
+        self.require_fit(model)
         stored = stored_names(model.folder)
         pairs = edited(model.hf, self.changes)
         return [row for name, old, new in pairs for row in receipt_rows(model.hf, name, old, new, stored)]
@@ -251,7 +257,7 @@ class HookEdit(Edit):
         Raises:
             BadInput: when it was fitted to another model, which lacks a site or has another width there.
         """
-        self._require_fit(model)
+        self.require_fit(model)
         for site, operator in self.operators.items():
             model.tap(site)
             _require_width(model, site, operator)
@@ -306,7 +312,7 @@ class PromptEdit(Edit):
     @contextlib.contextmanager
     def on(self, model: HookedModel) -> Iterator[None]:
         """Put the edit on for the length of a `with` block."""
-        self._require_fit(model)
+        self.require_fit(model)
         with model.wearing(self.digest, template=self.template):
             yield
 
@@ -336,7 +342,11 @@ def load_edit(path: Path) -> Edit:
 
 def _weights(head: tuple[str, dict[str, Any]], words: dict[str, Any], numbers: dict[str, Tensor]) -> Edit:
     names = [key.removesuffix("|values") for key in numbers if key.endswith("|values")]
-    changes = {name: Change(numbers[f"{name}|values"], numbers.get(f"{name}|index")) for name in names}
+    changes: dict[str, Change | LowRank] = {
+        name: Change(numbers[f"{name}|values"], numbers.get(f"{name}|index")) for name in names
+    }
+    for name, said in words["words"].get("low_rank", {}).items():
+        changes[name] = LowRank.rebuilt(said, _under(name, numbers))
     return WeightEdit(*head, notes=words["notes"], changes=changes)
 
 

@@ -22,6 +22,7 @@ from workbench.errors import BadInput
 
 if TYPE_CHECKING:
     from workbench.changes import Change
+    from workbench.low_rank_change import LowRank
 
 LISTED = 64
 """Rows and columns are listed one by one up to this number."""
@@ -82,12 +83,12 @@ def parameter_of(hf: nn.Module, name: str) -> nn.Parameter:
         raise BadInput(f"{type(hf).__name__} has no parameter {name!r}, which this edit changes") from None
 
 
-def edited(hf: nn.Module, changes: Mapping[str, "Change"]) -> Iterator[tuple[str, Tensor, Tensor]]:
+def edited(hf: nn.Module, changes: "Mapping[str, Change | LowRank]") -> Iterator[tuple[str, Tensor, Tensor]]:
     """Every parameter that is changed, once, by its own name: as it is, and a copy as the changes would leave it.
 
     They come in the model's order, whatever the order of the changes is, which a file does not keep.
     """
-    together: dict[str, list[Change]] = {}
+    together: dict[str, list[Change | LowRank]] = {}
     for name, change in changes.items():
         together.setdefault(names_of(hf, name)[0], []).append(change)
     for name in [name for name, _ in hf.named_parameters() if name in together]:

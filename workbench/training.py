@@ -10,7 +10,8 @@ loss is the caller's function, the items are the caller's, and only the named pa
     training_optimizers    AdamW, Muon, 8-bit AdamW by name; training_sophia: Sophia
     training_stop          StopRule: when to end early, and which parameters to leave
     training_resume        the folder from which a killed training goes on; training_file: the file in it
-    training_memory        bfloat16 passes, activations computed twice; training_processes: several processes
+    training_memory        bfloat16 passes, activations computed twice
+    training_processes     several processes that hold the whole model; training_sharded: or shares of it (FSDP)
     training_randomness    random states
 
 Read it as: `log = train(model, items, collate, loss, options)`; `log.losses[i]` is the loss of step i + 1, read before
@@ -38,6 +39,7 @@ from workbench.training_optimizers import optimizer_of, require_optimizer, sched
 from workbench.training_options import TrainingOptions
 from workbench.training_randomness import undisturbed_randomness
 from workbench.training_resume import Keeper, discard, question_of
+from workbench.training_sharded import Gathered, gather, require_shardable, sharded, started
 from workbench.training_stop import Course, StopRule
 
 __all__ = [
@@ -119,6 +121,23 @@ def train(
     """
     _require(items, stop, evaluate, evaluate_at, keep_every)
     require_able(model, options)
+    if options.processes == "fsdp" and started() > 1:
+        require_shardable(options, {*(masks or {}), *slices_of(trainable or ())}, keep is not None)
+        shares = sharded(model)
+        log = train(
+            shares,
+            items,
+            collate,
+            loss,
+            options.model_copy(update={"processes": "whole"}),
+            trainable=trainable,
+            on_step=on_step,
+            evaluate_at=evaluate_at,
+            evaluate=evaluate and Gathered(shares, model, trainable, evaluate),
+            stop=stop,
+        )
+        gather(shares, model, trainable)
+        return log
     with undisturbed_randomness(), _only(model, trainable, masks or {}) as leaves:
         keeper = None
         if keep is not None:

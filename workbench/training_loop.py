@@ -23,6 +23,7 @@ from workbench.training_options import TrainingOptions
 from workbench.training_processes import average_gradients, averaged, require_processes
 from workbench.training_randomness import random_states, set_random_states
 from workbench.training_resume import Keeper, Progress
+from workbench.training_sharded import is_sharded, require_gradients
 from workbench.training_sophia import Sophia, drawn_gradients
 from workbench.training_stop import Course
 
@@ -153,7 +154,9 @@ class Loop(Trainer):
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """One pass forward and back; after the last of an update gradients are averaged over the processes."""
         value = super().training_step(*args, **kwargs)
-        if self.accelerator.sync_gradients:
+        if is_sharded(self.model):
+            require_gradients(self.model)  # already averaged
+        elif self.accelerator.sync_gradients:
             average_gradients(self.model, self.processes)
         return value
 

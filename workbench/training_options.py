@@ -63,6 +63,9 @@ class TrainingOptions(BaseModel):
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, a third more time."""
 
+    processes: Literal["whole", "fsdp"] = "whole"
+    """What several processes (torchrun) hold: each the `whole` model, or with `fsdp` a share of every parameter."""
+
     @model_validator(mode="after")
     def _warm_up_ends(self) -> "TrainingOptions":
         if self.warmup_steps >= self.steps:

@@ -4,7 +4,8 @@ Start them with `torchrun --nproc_per_node=2 ...`; on a CPU they speak through g
 parameters, those of one process up to rounding. This is plain data parallelism: each process holds the whole model.
 
 Why not DistributedDataParallel: it counts on one pass of the wrapped model for each backward pass, while the losses
-here may call the model several times, or only a part of it. Cannot do: FSDP, `keep`, Sophia's drawn answers.
+here may call the model several times, or only a part of it. Cannot do: models past one GPU (`training_sharded` does),
+`keep`, Sophia's drawn answers.
 """
 
 import torch

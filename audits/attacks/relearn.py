@@ -1,13 +1,16 @@
 """Relearning: train briefly on a few of the forgotten facts and see whether the *others* come back.
 
 Source: Lynch et al. 2024, https://arxiv.org/abs/2402.16835; Deeb & Roger 2024, https://arxiv.org/abs/2410.08827
-(retraining on some facts, testing on independent ones). Threat model: the attacker has the weights and a share of the
+(retraining on some facts, testing on independent ones); with low-rank adapters Tamirisa et al. 2024,
+https://arxiv.org/abs/2408.00761 (rank 16, scale 2). Threat model: the attacker has the weights and a share of the
 forgotten facts. Read it as: recovery above what the same attack gives on a model that never knew.
 Does not show: what more steps, more facts or another optimiser would bring back.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
@@ -15,6 +18,7 @@ from pydantic import Field
 from workbench.concepts import FactSet
 from workbench.edits import WeightEdit, fit_weights, kept
 from workbench.errors import BadInput
+from workbench.low_rank import Adapted, adapted, linear_maps
 from workbench.model import HookedModel
 from workbench.objectives import answer_nll, labelled
 from workbench.registry import Method
@@ -24,7 +28,7 @@ from workbench.training import TrainingOptions
 
 
 class Relearn(Method):
-    """A short full-parameter training on part of the forget facts."""
+    """A short training on part of the forget facts, of all parameters or of low-rank adapters."""
 
     share: float = Field(0.1, gt=0, lt=1)
     """Share of the forget facts the attacker holds."""
@@ -37,6 +41,11 @@ class Relearn(Method):
     """Facts per step."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One attack each, with other facts in the attacker's hands."""
+    adapter: Literal["none", "lora"] = "none"
+    """`lora`: train low-rank matrices beside the linear maps inside the blocks instead of the weights; in a mixture
+    they do not reach the experts. Needs ten times the learning rate or more."""
+    adapter_rank: int = Field(16, ge=1)
+    """Rank of each adapter; its product is multiplied by 2."""
 
     def training(self, seed: int) -> TrainingOptions:
         """Settings of one attack."""
@@ -60,9 +69,24 @@ class Relearn(Method):
         items = model.encode([facts.facts[i] for i in self.seen(facts, seed)])
 
         def change() -> dict[str, object]:
-            return {"losses": list(model.train(items, labelled, answer_nll, self.training(seed)).losses)}
+            with self._adapters(model, seed) as adapters:
+                trainable = adapters.parameters if adapters else None
+                log = model.train(items, labelled, answer_nll, self.training(seed), trainable=trainable)
+                if adapters:
+                    adapters.merge()
+            return {"losses": list(log.losses)}
 
         return fit_weights(model, model.parameter_names(), change, {**self.spec(), "seed": seed})
+
+    @contextmanager
+    def _adapters(self, model: HookedModel, seed: int) -> Iterator[Adapted | None]:
+        """Put adapters in, if they are to be trained."""
+        if self.adapter == "none":
+            yield None
+            return
+        paths, rank = linear_maps(model, range(model.n_layers)), self.adapter_rank
+        with adapted(model, paths, rank=rank, alpha=2 * rank, dropout=0.0, seed=seed) as adapters:
+            yield adapters
 
     def look(
         self,
@@ -108,12 +132,13 @@ class Relearn(Method):
         def measure(step: int) -> None:
             values[self.steps.index(step), unseen] = score(model, asked).greedy.double().numpy()
 
-        with kept(model, model.parameter_names()):
+        with kept(model, model.parameter_names()), self._adapters(model, seed) as adapters:
             model.train(
                 items,
                 labelled,
                 answer_nll,
                 self.training(seed),
+                trainable=adapters.parameters if adapters else None,
                 evaluate_at=self.steps,
                 evaluate=measure,
                 on_step=lambda _, __: on_step() if on_step else None,

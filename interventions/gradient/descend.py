@@ -6,6 +6,7 @@ The model is borrowed: it is trained in place, the change is recorded, and the w
 
     pairs      what an update is made of, and what the start model made of it (once, before training)
     given      what a loss is handed
+    adapters   low-rank matrices in place of the weights; fila: where they begin
     course     where the training stands, for losses that change with it
     masks/     which weights may move, by their gradients
     losses/    the losses, as pure functions
@@ -27,6 +28,7 @@ from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from interventions.gradient.adapters import Adaptable, fit_adapters, require_adaptable
 from interventions.gradient.course import Course, Progress, taken_up
 from interventions.gradient.given import Given
 from interventions.gradient.masks.measured import USE_RETAIN, MaskName, measured
@@ -43,7 +45,6 @@ from interventions.retaining import retain_facts
 from workbench.concepts import Concept, Fact
 from workbench.edits import WeightEdit, fit_weights
 from workbench.experts import whole_names
-from workbench.intervention import Intervention
 from workbench.model import HookedModel
 from workbench.regions import NeuronParts, is_inside, masks_of, region_of
 from workbench.sites import Site
@@ -72,7 +73,7 @@ class Anchor(Protocol):
         ...
 
 
-class GradientMethod(Intervention):
+class GradientMethod(Adaptable):
     """Options every gradient intervention has, and the one `fit`; a method adds its forget loss."""
 
     localised: ClassVar[bool] = True
@@ -135,6 +136,8 @@ class GradientMethod(Intervention):
             self.training()
         except ValidationError as error:
             raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+        if self.adapter != "none" and self.mask != "none":
+            raise ValueError("a mask chooses single weights, an adapter moves whole matrices: give mask or adapter")
         return self
 
     def training(self) -> TrainingOptions:
@@ -252,6 +255,8 @@ def descend(
         BadInput: for a retain loss without facts to retain, facts that are too long, or a mask that selects nothing.
     """
     model.require_able(method.training())
+    if method.adapter != "none":
+        require_adaptable(model, names, masks or {})
     retains = method.retains or "retain" in method.asks()
     kept, note = retain_facts(concept, ", or set retain_weight=0") if retains else ((), "")
     masks = _masked(model, concept, method, names, masks or {})
@@ -272,13 +277,13 @@ def descend(
     asked = {"method": dict(made_by or method.spec()), "concept": concept.digest, "model": model.identity}
     asked |= {"notes": dict(notes)}  # the places, also those that an anchor acts on
 
-    def change() -> dict[str, Any]:
+    def change(trainable: Sequence[str] = names) -> dict[str, Any]:
         log = model.train(
             pairs,
             collate,
             loss,
             options,
-            trainable=names,
+            trainable=trainable,
             masks=masks,
             on_step=course,
             keep=keep,
@@ -287,6 +292,8 @@ def descend(
         )
         return {**notes, **_about(pairs, masks), "retain": note, "losses": list(log.losses)}
 
+    if method.adapter != "none":
+        return fit_adapters(model, concept, method, names, change, made_by or method.spec(), method.seed)
     return fit_weights(model, names, change, made_by or method.spec(), partly=True)
 
 

@@ -22,6 +22,7 @@ class L1Sparse(GradientMethod):
     """Retain training with an l1 penalty."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({"retain"})
+    adaptable: ClassVar[bool] = False
 
     steps: int = Field(200, ge=1)
     """Number of updates."""

@@ -137,3 +137,36 @@ def test_a_concepts_own_templates_come_before_the_plain_ones(known) -> None:
     own = found.concept.model_copy(update={"jailbreaks": ("Psst {prompt}",)})
     assert [e.template for e in Jailbreak().fit(own)] == ["Psst {prompt}"]
     assert len(Jailbreak().fit(found.concept)) == 2
+
+
+@pytest.mark.parametrize("arch", ["llama", "olmoe"])
+def test_relearning_by_low_rank_adapters_is_the_same_attack_with_other_weights(arch: str) -> None:
+    found = plant(arch, 0)
+    model, facts = HookedModel(found.model, found.tokenizer, check=False), found.concept.forget
+    before = {name: value.clone() for name, value in model.hf.state_dict().items()}
+    held = [(name, id(module)) for name, module in model.hf.named_modules()]
+    attack = QUICK.model_copy(update={"adapter": "lora", "adapter_rank": 3, "steps": (0, 8), "lr": 1e-2})
+    trace, edit = attack.look(model, facts), attack.fit(model, facts, seed=0)
+    assert all(torch.equal(value, before[name]) for name, value in model.hf.state_dict().items())
+    assert [(name, id(module)) for name, module in model.hf.named_modules()] == held
+    assert edit.changes and all(".layers." in name and "experts" not in name for name in edit.changes)
+    for name, change in edit.changes.items():
+        assert torch.linalg.matrix_rank(change.values.reshape(before[name].shape) - before[name], rtol=1e-4) <= 3
+    unseen = [i for i in range(len(facts)) if i not in attack.seen(facts, 0)]
+    with edit.on(model):
+        after = score(model, [facts.facts[i] for i in unseen]).greedy.double().numpy()
+    assert trace.values[0, -1, unseen] == pytest.approx(after)
+    assert edit.notes["losses"][-1] < edit.notes["losses"][0]
+
+
+def test_low_rank_relearning_teaches_what_the_attacker_holds(known) -> None:
+    from interventions.gradient.npo import Npo
+
+    model, found = known
+    attack, facts = QUICK.model_copy(update={"adapter": "lora", "lr": 1e-2}), found.concept.forget
+    held = [facts.facts[i] for i in attack.seen(facts, 0)]
+    with Npo(steps=15, lr=1e-3).fit(model, found.concept).on(model):
+        before = float(score(model, held).probability.mean())
+        with attack.fit(model, facts, seed=0).on(model):
+            after = float(score(model, held).probability.mean())
+    assert before < 0.1 < 0.9 < after

@@ -276,3 +276,43 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bytes(
     edits = [json.loads((tmp_path / run / "edit.json").read_text())["digest"] for run in ("whole", "run")]
     assert edits[0] == edits[1]
     assert not (tmp_path / "run" / unlearn.KEPT).exists()
+
+
+@pytest.mark.parametrize("kind", ["lora", "fila"])
+def test_an_adapter_is_written_beside_the_checkpoint_and_opens_with_its_base(
+    cli, planted_folder, concept_file, tmp_path, kind
+):
+    out = tmp_path / "run"
+    command = ("unlearn", "npo", planted_folder, "--concept", concept_file, "--adapter", kind, "--out", out)
+    said = cli(*command, "--set", "steps=2", "--set", "lr=1e-2", "--set", "adapter_rank=2")
+    assert said.code == 0, said.err
+    assert f"The adapter alone opens as {planted_folder}+{out / 'adapter'}" in said.out
+    assert str(out / "adapter") in said.out.splitlines()[-1]
+    with (
+        Checkpoint(out / "checkpoint").open() as merged,
+        Checkpoint(f"{planted_folder}+{out / 'adapter'}").open() as two,
+    ):
+        moved = [name for name in merged.parameter_names() if not _close(merged.parameter(name), two.parameter(name))]
+        assert not moved and merged.digest != two.digest
+    assert cli("verify", out).code == 0
+    again = cli(
+        "unlearn", "npo", f"{planted_folder}+{out / 'adapter'}", *command[3:-1], tmp_path / "on", "--set", "steps=1"
+    )
+    assert again.code == 0, again.err
+    assert not (tmp_path / "on" / "adapter").exists() and "opens as" not in again.out  # its base is not stored whole
+
+
+def _close(one, other) -> bool:
+    return bool(((one - other).abs() <= 1e-6 + 1e-5 * other.abs()).all())
+
+
+def test_an_adapter_is_for_methods_that_can_train_one(cli, planted_folder, concept_file):
+    base = ("unlearn", "--concept", concept_file)
+    for words, message in (
+        (("ssd", planted_folder, "--adapter", "lora"), "Ssd has no option 'adapter'"),
+        (("npo", planted_folder, "--adapter", "dora"), "'none', 'lora' or 'fila'"),
+        (("npo", planted_folder, "--adapter", "lora", "--set", "adapter=fila"), "adapter is given twice"),
+        (("npo", planted_folder, "--adapter", "lora", "--where", "L1.mlp_act[3]"), "single neurons and heads"),
+    ):
+        said = cli(base[0], *words, *base[1:])
+        assert said.code == 2 and message in said.err and not said.out

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from workbench.sites import Site
     from workbench.store import RunFolder
 
-KEPT, CONTROLS, LAST_GOOD = "fitting", "controls.json", "last_good"
-"""In the run: what an interrupted training goes on from, what the controls left, what one that diverged had reached."""
+KEPT, CONTROLS, LAST_GOOD, ADAPTER = "fitting", "controls.json", "last_good", "adapter"
+"""In the run: what an interrupted training goes on from, what the controls left, what a training that diverged had
+reached, and what was trained of an adapter."""
 
 SHOWN = 10
 """Tensors of the receipt that are shown; all are in receipt.json."""
@@ -74,6 +75,14 @@ def unlearn(
         bool,
         typer.Option("--controls", help="Also act at as many random sites, and at all sites, and show what each left."),
     ] = False,
+    adapter: Annotated[
+        str | None,
+        typer.Option(
+            "--adapter",
+            metavar="KIND",
+            help="Train low-rank adapters, which are written beside the checkpoint: lora or fila. Of gradient methods.",
+        ),
+    ] = None,
     settings: Settings = None,
     out: Out = None,
     seed: Seed = None,
@@ -93,7 +102,8 @@ def unlearn(
     screen = Screen(as_json, quiet)
     prepare_torch(opening.device)
     name, checkpoint = asked(words, method)
-    made = with_options(method_of((INTERVENTIONS,), name), parse_settings(settings), seed)
+    chosen = [*(settings or ()), *([f"adapter={adapter}"] if adapter is not None else ())]
+    made = with_options(method_of((INTERVENTIONS,), name), parse_settings(chosen), seed)
     place = Place(tuple(where or ()), localise, top, seed or 0)
     place.check(name, made)
     wanted, source = load_concept(concept, offline=opening.offline), checkpoint_at(checkpoint, opening)
@@ -204,7 +214,8 @@ class Work:
         return sites
 
     def write(self, model: "HookedModel", edit: "Edit", source: "Checkpoint") -> None:
-        """Write the checkpoint and the receipt; of a guard, which changes no weights, the guard beside its base."""
+        """Write the checkpoint, the receipt and an adapter; of a guard, which changes no weights, the guard alone."""
+        from workbench.adapter_folder import write_adapter
         from workbench.edits import HookEdit, WeightEdit
         from workbench.guard_folder import write_guard
         from workbench.store import write_json
@@ -213,6 +224,8 @@ class Work:
             if not (self.run.path / "checkpoint").is_dir():  # written whole or not at all, from this very edit
                 edit.write(model, self.run.path / "checkpoint")
             write_json(self.run.path / "receipt.json", edit.receipt(model))
+            if edit.low_rank and source.plain and not (self.run.path / ADAPTER).is_dir():
+                write_adapter(edit, model, self.run.path / ADAPTER)
         if isinstance(edit, HookEdit) and not (self.run.path / "guarded").is_dir():
             write_guard(edit, source, self.run.path / "guarded", self.name)
 
@@ -261,12 +274,13 @@ class _Told:
 
 def _show(screen: Screen, run: "RunFolder", name: str) -> None:
     """The stored receipt as a table."""
+    from workbench.checkpoint_files import ADAPTER_CONFIG
 
     def read(file: str, otherwise: Any) -> Any:
         return json.loads((run.path / file).read_text()) if (run.path / file).is_file() else otherwise
 
     edit, receipt = read("edit.json", {}), read("receipt.json", [])
-    written = ("checkpoint", "guarded", "edit.safetensors", "receipt.json", CONTROLS)
+    written = ("checkpoint", ADAPTER, "guarded", "edit.safetensors", "receipt.json", CONTROLS)
     paths, controls = [path for part in written if (path := run.path / part).exists()], read(CONTROLS, [])
     notes = {key: value for key, value in edit["notes"].items() if key != "losses"}
     losses = edit["notes"].get("losses") or [None]
@@ -290,4 +304,6 @@ def _show(screen: Screen, run: "RunFolder", name: str) -> None:
     guard = (WARNING,) if edit["kind"] == "hooks" else ()
     changed = (table(columns, rows, f"Changed by {name}"),) if rows else ()
     left = (controls_table(controls, name),) if controls else ()
-    screen.result(payload, (*changed, *more, *left, *guard), paths)
+    base = read(f"{ADAPTER}/{ADAPTER_CONFIG}", {}).get("base_model_name_or_path")
+    alone = (f"The adapter alone opens as {base}+{run.path / ADAPTER}",) if base else ()
+    screen.result(payload, (*changed, *more, *left, *guard, *alone), paths)
