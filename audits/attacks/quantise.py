@@ -2,28 +2,40 @@
 
 Source: Zhang et al. 2024, https://arxiv.org/abs/2410.16454. Variant: symmetric round-to-nearest per output row, the
 simplest scheme; step = largest magnitude of the row / (2^(bits-1) - 1). Matrices inside the blocks only.
-Read it as: if the answers come back, the unlearning moved weights by less than half a step.
+Read it as: if the answers come back, the unlearning moved weights by less than half a step. `same_codes` says so
+without asking anything: the share of weights whose integer is the base's. Small models move weights by far more than
+a step.
 Does not show: what NF4, GPTQ or AWQ would do.
 """
 
+from collections.abc import Iterable
+from typing import ClassVar
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from workbench.concepts import FactSet
+from audits.attacks.attack import Attack
+from workbench.concepts import Concept, FactSet
 from workbench.edits import WeightEdit, fit_weights
+from workbench.errors import BadInput
 from workbench.model import HookedModel
-from workbench.registry import Method
 
 
-class Quantise(Method):
+class Quantise(Attack):
     """Round-to-nearest weights."""
+
+    threat: ClassVar[str] = "Somebody has the weights and runs them in few bits, as many do to save memory; no data."
 
     bits: int = Field(4, ge=2, le=8)
     """Bits a weight."""
 
-    def fit(self, model: HookedModel, facts: FactSet) -> WeightEdit:  # noqa: ARG002  # attacks share one signature
+    def attempts(self, model: HookedModel, concept: Concept) -> Iterable[WeightEdit]:
+        """The rounded weights."""
+        yield self.fit(model, concept)
+
+    def fit(self, model: HookedModel, facts: FactSet | Concept) -> WeightEdit:  # noqa: ARG002  # attacks share this
         """The rounded weights as an edit; it needs no facts."""
         names = model.block_matrices()
 
@@ -39,6 +51,31 @@ class Quantise(Method):
 
 def round_to_nearest(weight: Float[Tensor, "*rows width"], bits: int) -> Float[Tensor, "*rows width"]:
     """Symmetric rounding of each row to 2^(bits-1) - 1 steps either side of zero; an all-zero row stays zero."""
-    levels = 2 ** (bits - 1) - 1
-    step = weight.abs().amax(dim=-1, keepdim=True) / levels
+    step = _step(weight, bits)
     return torch.where(step > 0, (weight / step.clamp(min=torch.finfo(weight.dtype).tiny)).round() * step, weight)
+
+
+def codes(weight: Float[Tensor, "*rows width"], bits: int) -> Int[Tensor, "*rows width"]:
+    """The integers that `round_to_nearest` stores, from -(2^(bits-1) - 1) to 2^(bits-1) - 1."""
+    step = _step(weight, bits)
+    return (weight / step.clamp(min=torch.finfo(weight.dtype).tiny)).round().to(torch.int32)
+
+
+def same_codes(weight: Float[Tensor, "*own"], base: Float[Tensor, "*other"], bits: int) -> float:
+    """Share of the weights that are stored as the same integer as the base's: 1 when rounding hides every change.
+
+    The steps of the two may differ a little, where a row's largest weight moved.
+
+    Raises:
+        BadInput: for two shapes, or no weights.
+    """
+    if weight.shape != base.shape or not weight.numel():
+        raise BadInput(
+            f"Codes are compared weight by weight; got shapes {tuple(weight.shape)} and {tuple(base.shape)}: "
+            "give the same tensor of the two models"
+        )
+    return float((codes(weight, bits) == codes(base, bits)).double().mean())
+
+
+def _step(weight: Tensor, bits: int) -> Tensor:
+    return weight.abs().amax(dim=-1, keepdim=True) / (2 ** (bits - 1) - 1)
