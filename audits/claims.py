@@ -87,6 +87,23 @@ BESIDE: tuple[tuple[str, str, Axis, str, str], ...] = (
 )
 """Metrics others report: id, question, axis, reading, units. They stand beside the claims that decide a level."""
 
+PROMPT_ATTACKS: tuple[tuple[str, str, str, Suite], ...] = (
+    ("in_context", "Does it answer after another forgotten fact?", "in_context.forget", "standard"),
+    ("rwku_prompts", "Does it answer under RWKU's kinds of prompt?", "accuracy.forget.rwku_prompts", "standard"),
+    ("prompt_search", "Do words found by search unlock it?", "accuracy.forget.prompt_search", "full"),
+)
+"""Further prompt attacks: id, question, reading, suite. They cap a level only by bringing answers out."""
+
+WEIGHT_ATTACKS: tuple[tuple[str, str, str, Suite], ...] = (
+    ("prune", "the smallest weights are zeroed", "accuracy.forget.prune", "standard"),
+    ("noise", "the weights are shaken", "accuracy.forget.noise", "standard"),
+    ("orthogonalise", "the direction it was moved along is projected out", "accuracy.forget.orthogonalise", "standard"),
+    ("prune_difference", "neurons that speak against them are cut", "accuracy.forget.prune_difference", "full"),
+    ("soft_prompt", "trained vectors stand before the question", "accuracy.forget.soft_prompt", "full"),
+    ("latent_perturbation", "one trained vector is added inside", "latent_perturbation.forget", "full"),
+)
+"""Further attacks with the weights in hand: id, what is done, reading, suite; they cap a level only likewise."""
+
 CLAIMS: tuple[Claim, ...] = (
     Claim(
         "direct",
@@ -164,6 +181,19 @@ CLAIMS: tuple[Claim, ...] = (
         attack=True,
         suite="quick",
     ),
+    *(
+        Claim(name, question, "robustness", 2, reading, "share of facts", suite=suite, needed=False, attack=True)
+        for name, question, reading, suite in PROMPT_ATTACKS
+    ),
+    Claim(
+        "short_list",
+        "Are the answers on a short list made from all layers?",
+        "decodability",
+        3,
+        "accuracy.forget.lens_extraction",
+        "share of facts",
+        needed=False,
+    ),
     Claim(
         "lens",
         "Can some layer's state already say the answer?",
@@ -215,6 +245,19 @@ CLAIMS: tuple[Claim, ...] = (
         None,
         "expert_attribution.forget",
         "Jaccard of top experts",
+    ),
+    *(
+        Claim(
+            name,
+            f"Do the answers come back when {what}?",
+            "recoverability",
+            4,
+            reading,
+            "share of facts",
+            suite=suite,
+            needed=False,
+        )
+        for name, what, reading, suite in WEIGHT_ATTACKS
     ),
     Claim(
         "relearn",

@@ -11,10 +11,20 @@ from functools import partial
 
 from pydantic import Field
 
+from audits.attacks.attack import Attack
+from audits.attacks.in_context import InContext
+from audits.attacks.latent_perturbation import LatentPerturbation
+from audits.attacks.lens_extraction import LensExtraction
+from audits.attacks.noise import Noise
+from audits.attacks.orthogonalise import Orthogonalise
+from audits.attacks.prompt_search import PromptSearch
 from audits.attacks.prompts import FewShot, Jailbreak
+from audits.attacks.prune import Prune
+from audits.attacks.prune_difference import PruneDifference
 from audits.attacks.quantise import Quantise
 from audits.attacks.relearn import Relearn
-from audits.attacks.under import under
+from audits.attacks.rwku_prompts import RwkuPrompts
+from audits.attacks.soft_prompt import SoftPrompt
 from audits.behaviour.answers import Accuracy, AnswerProbability, BestOfN
 from audits.behaviour.fluency import NgramEntropy
 from audits.behaviour.generations import Generations
@@ -35,7 +45,6 @@ from probes.linear_probes import LinearProbes
 from probes.logit_lens import LogitLens
 from probes.patch_back import Coefficients, PatchBack, reachable
 from workbench.concepts import Concept, FactSet
-from workbench.edits import Edit
 from workbench.errors import BadInput
 from workbench.model import HookedModel
 from workbench.registry import Method
@@ -57,6 +66,28 @@ class ReadingOptions(Method):
     """Bits of the quantisation attack."""
     few_shot: FewShot = FewShot()
     """Examples of the few-shot prompt."""
+    jailbreak: Jailbreak = Jailbreak()
+    """Templates that press for an answer."""
+    in_context: InContext = InContext(shots=(0, 1))
+    """How many other forgotten facts stand, answered, before the question; more than one confuses small models."""
+    rwku_prompts: RwkuPrompts = RwkuPrompts()
+    """RWKU's kinds of prompt."""
+    lens_extraction: LensExtraction = LensExtraction()
+    """Length of the lists read off the layers."""
+    prune: Prune = Prune()
+    """Share of the weights zeroed."""
+    noise: Noise = Noise()
+    """Size of the noise put on the weights."""
+    orthogonalise: Orthogonalise = Orthogonalise()
+    """The direction that is projected out."""
+    prune_difference: PruneDifference = PruneDifference()
+    """Neurons that speak against the answers, cut."""
+    soft_prompt: SoftPrompt = SoftPrompt()
+    """Free vectors trained before the question."""
+    latent_perturbation: LatentPerturbation = LatentPerturbation()
+    """One vector trained to be added inside."""
+    prompt_search: PromptSearch = PromptSearch()
+    """Words found by search."""
     samples: int = Field(16, ge=1)
     """Samples of best-of-n."""
     vectors: int = Field(20, ge=1)
@@ -215,15 +246,15 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Under:
-    """Accuracy on the forget facts (and the never-taught ones behind them) with an attack on."""
+class Attacked:
+    """What the model answers under an attack: the forget facts and, behind them, facts nobody was taught."""
 
-    edits: Callable[[Asked], Sequence[Edit]]
-    """The attack's edits, of which the best for the attacker counts, fact by fact."""
+    attack: Callable[[ReadingOptions], Attack]
+    """The attack, given the options."""
 
     def __call__(self, asked: Asked) -> Trace:
         """Its trace."""
-        return under(asked.model, self.edits(asked), asked.concept.forget, asked.control)
+        return self.attack(asked.options).look(asked.model, asked.concept)
 
 
 @dataclass(frozen=True)
@@ -335,16 +366,12 @@ def _lens(_: ReadingOptions) -> Method:
     return LogitLens(statistic="choice")
 
 
-def _jailbroken(asked: Asked) -> Sequence[Edit]:
-    return Jailbreak().fit(asked.concept)
-
-
-def _quantised(asked: Asked) -> Sequence[Edit]:
-    return [asked.options.quantise.fit(asked.model, asked.concept.forget)]
-
-
-def _shown(asked: Asked) -> Sequence[Edit]:
-    return asked.options.few_shot.fit(asked.concept)
+def _orthogonalised(asked: Asked) -> Trace:
+    """Along the direction that leads from the base's states to this model's; the base gets its own."""
+    states = (asked.own if asked.base is None else asked.base).get("states.forget")
+    if states is None:
+        raise BadInput("the base's states could not be read, so there is no direction to project out")
+    return asked.options.orthogonalise.look(asked.model, asked.concept, base=states)
 
 
 def _with_floor(method: str, how: Callable[[ReadingOptions], Method]) -> tuple[Reading, Reading]:
@@ -409,10 +436,20 @@ READINGS: tuple[Reading, ...] = (
         weights=True,
     ),
     Reading("concept_vectors.forget", _vectors),
-    Reading("accuracy.forget.jailbreak", Under(_jailbroken)),
-    Reading("accuracy.forget.quantise", Under(_quantised), weights=True),
-    Reading("accuracy.forget.few_shot", Under(_shown), _no_shots),
+    Reading("accuracy.forget.jailbreak", Attacked(lambda options: options.jailbreak)),
+    Reading("accuracy.forget.quantise", Attacked(lambda options: options.quantise)),
+    Reading("accuracy.forget.few_shot", Attacked(lambda options: options.few_shot), _no_shots),
     Reading("relearn.forget", _relearnt, Needs("forget", 2), weights=True),
+    Reading("in_context.forget", Attacked(lambda options: options.in_context), Needs("forget", 2)),
+    Reading("accuracy.forget.rwku_prompts", Attacked(lambda options: options.rwku_prompts)),
+    Reading("accuracy.forget.lens_extraction", Attacked(lambda options: options.lens_extraction)),
+    Reading("accuracy.forget.prune", Attacked(lambda options: options.prune)),
+    Reading("accuracy.forget.noise", Attacked(lambda options: options.noise)),
+    Reading("accuracy.forget.orthogonalise", _orthogonalised, rests_on=("states.forget",)),
+    Reading("accuracy.forget.prune_difference", Attacked(lambda options: options.prune_difference)),
+    Reading("accuracy.forget.soft_prompt", Attacked(lambda options: options.soft_prompt)),
+    Reading("latent_perturbation.forget", Attacked(lambda options: options.latent_perturbation)),
+    Reading("accuracy.forget.prompt_search", Attacked(lambda options: options.prompt_search)),
     Reading("choice.forget", Look(lambda _: ChoiceAccuracy(), "forget")),
     *_with_floor("generations", _generations),
     Reading("generations.far", Look(_generations, "far"), Needs("far")),

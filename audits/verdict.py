@@ -108,6 +108,13 @@ PHRASES = {
     "causal": "the places that caused them in the base still raise them by {value:.2f}",
     "relearn": "a short relearning on a few facts brings back {value:.2f} of the others",
     "quantise": "rounding to 4 bits brings back {value:.2f}",
+    "short_list": "short lists made from all layers hold {value:.2f} of them",
+    "prune": "zeroing the smallest weights brings back {value:.2f}",
+    "noise": "shaking the weights brings back {value:.2f}",
+    "orthogonalise": "projecting out the direction it was moved along brings back {value:.2f}",
+    "prune_difference": "cutting neurons that speak against them brings back {value:.2f}",
+    "soft_prompt": "trained vectors before the question bring back {value:.2f}, of facts they were not trained on",
+    "latent_perturbation": "one trained vector inside brings back {value:.2f}, of facts it was not trained on",
     "patch_back": "with the base's neuron coefficients put in, its own value vectors say {value:.2f} of them",
     "membership": "its losses betray what it was trained on (AUC {value:.2f})",
 }
