@@ -58,7 +58,10 @@ def discordance(before: Trace, after: Trace, title: str) -> go.Figure:
             showscale=False,
             xgap=4,
             ygap=4,
-            text=[[f"{name}<br><b>{count}</b>" for name, count in zip(*line, strict=True)] for line in zip(names, counts, strict=True)],
+            text=[
+                [f"{name}<br><b>{count}</b>" for name, count in zip(*line, strict=True)]
+                for line in zip(names, counts, strict=True)
+            ],
             texttemplate="%{text}",
             textfont={"size": 15},
             customdata=np.stack([counts.astype(object), np.array(names, dtype=object)], axis=-1),

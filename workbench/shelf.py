@@ -144,7 +144,7 @@ def shelved(root: Path, path: Path) -> Shelved:
 
 
 def _told(name: str, path: Path, manifest: dict[str, Any], report: dict[str, Any]) -> Shelved:
-    state, why = _state(path, manifest, bool(report))
+    state, why = _state(manifest, bool(report))
     roles = report.get("roles") or {}
     question = manifest.get("question") or {}
     concept = str(report.get("concept") or _named(question.get("concept")) or "")
@@ -156,7 +156,7 @@ def _told(name: str, path: Path, manifest: dict[str, Any], report: dict[str, Any
     )
 
 
-def _state(path: Path, manifest: Mapping[str, Any], reported: bool) -> tuple[State, str]:
+def _state(manifest: Mapping[str, Any], reported: bool) -> tuple[State, str]:
     status = manifest["status"]
     if status == "success":
         lost = (manifest.get("question") or {}).get("verb") == "audit" and not reported

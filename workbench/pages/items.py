@@ -11,7 +11,6 @@ from workbench.figures import compare_means
 from workbench.figures_click import CellAt
 from workbench.figures_items import QUADRANTS, discordance, quadrants_of
 from workbench.pages.frame.chosen import ALL, chosen
-from workbench.pages.frame.escaped import safe
 from workbench.pages.frame.picture import download, grid, head, picture
 from workbench.pages.frame.reading import Opened
 from workbench.pages.frame.states import absent, missing
@@ -123,7 +122,11 @@ def _item(run: Opened) -> None:
     st.text(label)
     _steps(run, number)
     for units, readings in by_units.items():
-        picture(compare_means(readings, f"Fact {number}: {units}", units), f"item {units}", "Largest over layers; last step.")
+        picture(
+            compare_means(readings, f"Fact {number}: {units}", units),
+            f"item {units}",
+            "Largest over layers; last step.",
+        )
     absent("Words and tokens of the answer", "runs keep no generated text and no log-probabilities of single tokens")
 
 

@@ -158,7 +158,11 @@ def _details(e: Evidence) -> None:
             strict=True,
         ):
             words = "–" if estimate is None else number(estimate.mean)
-            below = "not measured" if estimate is None else f"[{number(estimate.low)}, {number(estimate.high)}], n = {estimate.n}"
+            below = (
+                "not measured"
+                if estimate is None
+                else f"[{number(estimate.low)}, {number(estimate.high)}], n = {estimate.n}"
+            )
             column.metric(name, words, help=safe(e.metric))
             column.caption(safe(below))
         facts = [f"at {e.where}" if e.where else "", e.note]

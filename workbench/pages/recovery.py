@@ -38,7 +38,9 @@ def _relearning(run: Opened) -> None:
     if spacing == "evenly":  # the early steps tell most; a logarithmic axis would have no place for step 0
         steps = sorted({float(step) for trace in traces.values() for step in trace.labels["step"]})
         figure.update_xaxes(type="category", categoryorder="array", categoryarray=steps)
-    picture(figure, "relearn", "A model that never knew them climbs like the reference; one that only hides them jumps.")
+    picture(
+        figure, "relearn", "A model that never knew them climbs like the reference; one that only hides them jumps."
+    )
     for column, (role, trace) in zip(st.columns(max(3, len(traces))), traces.items(), strict=False):
         area, half = _area(trace)
         column.metric(safe(role), number(area), help="Area under the curve, as a share: 1 is everything at once.")

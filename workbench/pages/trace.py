@@ -78,7 +78,13 @@ def _map(run: Opened, key: str, cut: Mapping[str, Trace], column: str) -> None:
     other = run.name_of_other
     if other in cut and "checkpoint" in cut:
         figure = compare_maps(cut["checkpoint"], cut[other], None, f"{title}: run A, then run B", greyed=fact is None)
-        grid(figure.update_xaxes(tickangle=-90), f"{key} run B", frame, _choose, "Before is the checkpoint of Run A, after that of Run B.")
+        grid(
+            figure.update_xaxes(tickangle=-90),
+            f"{key} run B",
+            frame,
+            _choose,
+            "Before is the checkpoint of Run A, after that of Run B.",
+        )
 
 
 def _choose(at: CellAt) -> None:
@@ -111,12 +117,16 @@ def _cell(run: Opened, key: str, traces: Mapping[str, Trace], place: tuple[str, 
     download(table, "cell", f"cell {kind} layer {layer} {column}")
     means = {f"{kind}, layer {layer}, {column}": found}
     if all("fact" in trace.axes for trace in found.values()):
-        picture(compare_means(means, f"{run.words(key)}: the chosen cell", next(iter(found.values())).units), "cell mean")
+        picture(
+            compare_means(means, f"{run.words(key)}: the chosen cell", next(iter(found.values())).units), "cell mean"
+        )
 
 
 def _facts(role: str, trace: Trace) -> pd.DataFrame:
     """One row a fact (and seed), with the score it had before and after corruption."""
-    rows = trace.to_frame().rename(columns={"value": "effect"}) if trace.axes else pd.DataFrame({"effect": [trace.values]})
+    rows = (
+        trace.to_frame().rename(columns={"value": "effect"}) if trace.axes else pd.DataFrame({"effect": [trace.values]})
+    )
     rows.insert(0, "role", role)
     for name in ("clean", "corrupted"):
         scores = trace.notes.get(name)
@@ -133,7 +143,9 @@ def _curve(traces: Mapping[str, Trace], place: tuple[str, str, str]) -> None:
     kind, across, column = place
     names = next(iter(traces.values())).labels[across]
     at = column if column != ALL else next((name for name in names if "last subject" in name), names[0])
-    by_role = {role: by_layer(trace, kind).pick(across, at) for role, trace in traces.items() if at in trace.labels[across]}
+    by_role = {
+        role: by_layer(trace, kind).pick(across, at) for role, trace in traces.items() if at in trace.labels[across]
+    }
     units = next(iter(by_role.values())).units
     picture(compare_layers(by_role, f"{kind} at {at}", units, None), "curve", "Mean and 95% band over facts.")
 

@@ -21,7 +21,13 @@ WITH_ITEMS = ("accuracy.forget", "answer_probability.forget", "logit_lens.forget
 WITH_LAYERS = ("logit_lens.forget", "linear_probes.forget", "causal_trace.forget", "depth_score.forget")
 """Readings that tell its layers."""
 
-STATE_MARKS = {"finished": "", "running": "… running", "stopped": "■ stopped", "damaged": "✕ damaged", "newer": "↑ newer"}
+STATE_MARKS = {
+    "finished": "",
+    "running": "… running",
+    "stopped": "■ stopped",
+    "damaged": "✕ damaged",
+    "newer": "↑ newer",
+}
 """State of a run -> mark behind its name, in words too."""
 
 

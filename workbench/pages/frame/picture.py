@@ -48,7 +48,9 @@ def picture(figure: go.Figure, key: str, caption: str = "", name: str = "") -> N
     beneath(figure, key, caption, name)
 
 
-def grid(figure: go.Figure, key: str, chosen: CellAt | None, on_cell: Callable[[CellAt], None], caption: str = "") -> None:
+def grid(
+    figure: go.Figure, key: str, chosen: CellAt | None, on_cell: Callable[[CellAt], None], caption: str = ""
+) -> None:
     """A heat map whose cells can be clicked; the page offers the same choice in select boxes, for the keyboard.
 
     Args:
@@ -120,7 +122,9 @@ def _harmless(table: pd.DataFrame) -> pd.DataFrame:
     for column in made.columns:
         if made[column].dtype == object or str(made[column].dtype) == "str":
             made[column] = [
-                f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t") and not _is_number(value) else value
+                f"'{value}"
+                if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t") and not _is_number(value)
+                else value
                 for value in made[column]
             ]
     return made

@@ -72,7 +72,9 @@ def watch(on: Shelved) -> None:
     last = said[-1] if said else {}
     what = " ".join(str(last.get(word, "")) for word in ("doing", "what", "key", "concept") if last.get(word))
     done, total = last.get("done"), last.get("total")
-    st.info(f"**In progress.** {safe(what or 'started')}, {_ago(last.get('at') or on.written_at)}.", icon=":material/sync:")
+    st.info(
+        f"**In progress.** {safe(what or 'started')}, {_ago(last.get('at') or on.written_at)}.", icon=":material/sync:"
+    )
     if isinstance(done, int) and isinstance(total, int) and total > 0:
         st.progress(min(1.0, done / total), text=f"{done} of {total}")
     if on.command:

@@ -64,7 +64,9 @@ def settle(name: str, options: Sequence[str], default: str, label: str) -> None:
         return
     have = st.session_state.get(name, said)
     if have is not None and have not in options:
-        st.session_state.get(TOP, st).info(f"{safe(label)} {safe(have, 60)} is not there with what is chosen now, so it was dropped.")
+        st.session_state.get(TOP, st).info(
+            f"{safe(label)} {safe(have, 60)} is not there with what is chosen now, so it was dropped."
+        )
         have = None
     st.session_state[name] = have or (default if default in options else options[0])
 
@@ -86,7 +88,9 @@ def _said() -> dict[str, str]:
 def _refuse(label: str, name: str, asked: str, options: Sequence[str]) -> None:
     known = did_you_mean(asked, options) if len(options) <= SHOWN else _nearest(asked, options)
     place = st.session_state.get(TOP) or st.container()
-    place.error(f"The link asks for {safe(label)} {safe(repr(asked), 120)} ({safe(name)}=…), which is not there. {safe(known)}")
+    place.error(
+        f"The link asks for {safe(label)} {safe(repr(asked), 120)} ({safe(name)}=…), which is not there. {safe(known)}"
+    )
     place.button(f"Go on with {safe(options[0], 60)}", on_click=_forget, args=(name,), key=f"forget {name}")
     st.stop()
 
