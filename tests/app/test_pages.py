@@ -71,7 +71,7 @@ def test_the_overview_says_the_verdict_as_the_report_does(app, full):
     at = app(full, run="one")
     assert report.verdict in said(at) and f"other knowledge {report.utility}" in said(at)
     assert alts(at)[0].startswith(f"The report stands at {report.verdict}.")
-    table = at.dataframe[1].value
+    table = at.dataframe[0].value
     assert sorted(table["claim"]) == sorted(e.claim for e in report.evidence)
     shown = dict(zip(table["claim"], table["unlearned"], strict=True))
     for e in report.evidence:
@@ -145,6 +145,16 @@ def test_a_click_on_a_cell_and_the_boxes_lead_to_the_same_view(app, full):
     assert at.session_state[key]["selection"]["points"][0]["point_index"] == index
 
 
+def test_the_table_under_a_picture_comes_when_it_is_opened(app, full):
+    at = app(full, "trace", run="one")
+    assert len(at.dataframe) == 0
+    at.session_state["numbers causal_trace.forget"] = True
+    at.run()
+    table = at.dataframe[0].value
+    assert {"panel", "layer", "role", "value"} <= set(table.columns)
+    assert alts(at)[0] in [text.value for text in at.text]
+
+
 def test_one_fact_is_not_greyed_and_says_so(app, full):
     at = app(full, "trace", run="one", item="0")
     assert "No noise floor is known here" in alts(at)[0]
@@ -172,8 +182,8 @@ def test_the_quadrants_add_up_and_choose_the_rows(app, full):
     assert lost > 0
     at = app(full, "items", run="one", quad="lost")
     assert f"lost {lost}" in alts(at)[0]
-    assert len(at.dataframe[1].value) == lost
-    assert set(at.dataframe[1].value["base: right"]) == {1} and set(at.dataframe[1].value["checkpoint: right"]) == {0}
+    assert len(at.dataframe[0].value) == lost
+    assert set(at.dataframe[0].value["base: right"]) == {1} and set(at.dataframe[0].value["checkpoint: right"]) == {0}
 
 
 def test_one_item_shows_what_was_read_on_it(app, full):

@@ -86,12 +86,21 @@ class Seen:
         return self.settled()
 
     def settled(self) -> "Seen":
-        """Wait until the script has run and every picture is drawn."""
+        """Wait until the script has run, every picture is drawn and nothing moves any more."""
         self.page.wait_for_timeout(150)  # a click reaches the server before the page says that it runs
         self.page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]")
         self.page.wait_for_function(
             "[...document.querySelectorAll('[data-testid=stPlotlyChart]')].every(c => c.querySelector('.main-svg'))"
         )
+        before, same = "", 0
+        for _ in range(100):  # pictures arrive after the script has ended, when the browser has loaded plotly
+            now = (
+                self.page.inner_text("[data-testid=stMain]") if self.page.query_selector("[data-testid=stMain]") else ""
+            )
+            before, same = now, same + 1 if now == before else 0
+            if same == 3:
+                break
+            self.page.wait_for_timeout(300)
         assert self.page.query_selector("[data-testid=stException]") is None
         return self
 

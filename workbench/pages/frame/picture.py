@@ -89,11 +89,16 @@ def _beneath(table: pd.DataFrame, alt: str, key: str, caption: str, name: str) -
     if caption:
         st.caption(caption)
     with st.container(horizontal=True, vertical_alignment="top"):
-        with st.expander(f"In words and numbers ({len(table)} rows)", width="stretch"):
-            st.text(alt)
-            if len(table) > ROWS:
-                st.caption(f"The first {ROWS} rows; the download has all {len(table)}.")
-            st.dataframe(table.head(ROWS), hide_index=True, alt=f"The numbers drawn. {alt}"[:500])
+        # Closed it costs nothing: the table and the code that draws tables are sent when it is opened.
+        inside = st.expander(
+            f"In words and numbers ({len(table)} rows)", key=f"numbers {key}", on_change="rerun", width="stretch"
+        )
+        if inside.open:
+            with inside:
+                st.text(alt)
+                if len(table) > ROWS:
+                    st.caption(f"The first {ROWS} rows; the download has all {len(table)}.")
+                st.dataframe(table.head(ROWS), hide_index=True, alt=f"The numbers drawn. {alt}"[:500])
         download(table, key, name)
 
 
