@@ -3,9 +3,9 @@
     python -m bench.app              needs Chromium for the times in the browser; without one, the server's alone
 
 Read it as: `server` is one run of the page's script (AppTest, the second run, imports done), `browser` is from asking
-for the address until the picture is drawn, in a fresh browser page, the best of `REPEATS`; `browser_cpu` is the CPU time
-of the browser's main thread in it, which a busy machine lengthens less (see `load`). Does not show: the first start of
-the server, which imports pandas, plotly and streamlit once.
+for the address until the picture is drawn, in a fresh browser page, the best of `REPEATS`; `browser_cpu` is the CPU
+time of the browser's main thread in it, which a busy machine lengthens less (see `load`). Does not show: the first
+start of the server, which imports pandas, plotly and streamlit once.
 """
 
 import json

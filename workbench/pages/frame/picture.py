@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from workbench.figures_click import CellAt, clickable, clicked
+from workbench.figures_click import CELLS, CellAt, clickable, clicked
 from workbench.figures_style import alt_text, table_of
 from workbench.pages.frame.escaped import safe
 from workbench.pages.frame.reading import Opened
@@ -61,7 +61,9 @@ def grid(
         caption: one sentence on how to read it.
     """
     table = table_of(figure)
-    drawn, widget = clickable(figure, chosen), f"picture {key}"
+    drawn, widget = clickable(figure, chosen, "after"), f"picture {key}"
+    if len(table) > CELLS:
+        caption += " So large a map takes clicks in one panel only, `after` where there is one."
 
     def told() -> None:
         points = _points(st.session_state.get(widget))
