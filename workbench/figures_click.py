@@ -6,6 +6,7 @@ Read it as: the frame is the chosen cell, in every panel.
 Does not show: more than the figure did; a map with more cells than `CELLS` is clickable in one panel only.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,9 @@ from workbench.figures_style import INK, plain
 
 CELLS = 2500
 """Cells with a mark of their own in one figure; a browser draws each mark as a shape of its own."""
+
+UNREAD = "layer %{y}, %{x}: not measured<extra></extra>"
+"""What a cell says that nothing was read at."""
 
 MARK = "cell"
 """First word of the `meta` of the marks, by which they are found again."""
@@ -49,6 +53,9 @@ def clickable(figure: go.Figure, chosen: CellAt | None = None, panel: str = "") 
     panels = panels_of(figure)
     every = sum(len(series.x) * len(series.y) for series in panels) <= CELLS
     at = next((i for i, series in enumerate(panels) if series.meta["panel"].endswith(panel)), 0)
+    for series in figure.data:  # a cross on an unread cell would take the click that is meant for the cell
+        if series.type == "scatter" and series.marker.symbol == "x-thin":
+            series.hoverinfo, series.hovertemplate = "skip", None
     for number, series in enumerate(panels):
         if chosen is not None:
             _frame(figure, series, chosen)
@@ -77,6 +84,8 @@ def clicked(figure: go.Figure, point: Mapping[str, Any]) -> CellAt | None:
 def _marks(figure: go.Figure, series: Any) -> None:
     rows, columns = len(series.y), len(series.x)
     data = np.asarray(series.customdata, dtype=object).reshape(rows * columns, -1)
+    unread = [not isinstance(value, int | float) or not math.isfinite(value) for value in data[:, 0]]
+    template = [UNREAD if none else series.hovertemplate for none in unread] if any(unread) else series.hovertemplate
     figure.add_scatter(
         x=np.tile(np.asarray(series.x, dtype=object), rows),
         y=np.repeat(np.asarray(series.y, dtype=object), columns),
@@ -89,7 +98,7 @@ def _marks(figure: go.Figure, series: Any) -> None:
         customdata=data[:, :2],
         meta=[MARK, series.meta["panel"]],
         showlegend=False,
-        hovertemplate=series.hovertemplate,
+        hovertemplate=template,
     )
     series.hoverinfo, series.hovertemplate = "skip", None
 

@@ -135,12 +135,23 @@ def shelved(root: Path, path: Path) -> Shelved:
         if (newer := _newer(manifest, SCHEMA_VERSION)) or not {"status", "run_id", "files"} <= set(manifest):
             why = newer or f"{MANIFEST} lacks status, run_id or files"
             return Shelved(name, path, "newer" if newer else "damaged", why)
-        report = _json(path / REPORT) if (path / REPORT).is_file() else {}
+        changed = _report_changed(path, manifest)
+        report = _json(path / REPORT) if (path / REPORT).is_file() and not changed else {}
         if newer := _newer(report, REPORT_SCHEMA):
             return Shelved(name, path, "newer", newer, manifest)
+        if changed:
+            return Shelved(
+                name, path, "damaged", f"{REPORT} was changed after the run", manifest, model=_model(manifest)
+            )
         return _told(name, path, manifest, report)
     except (OSError, ValueError, TypeError, LookupError) as error:
         return Shelved(name, path, "damaged", f"it cannot be read: {error}")
+
+
+def _report_changed(path: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether the report is not the one the run wrote: its verdict may then not even stand in a list."""
+    digest = manifest["files"].get(REPORT) if isinstance(manifest["files"], Mapping) else None
+    return digest is not None and inside(path, REPORT).is_file() and file_digest(path / REPORT) != digest
 
 
 def _told(name: str, path: Path, manifest: dict[str, Any], report: dict[str, Any]) -> Shelved:

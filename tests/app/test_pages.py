@@ -59,7 +59,10 @@ def test_a_damaged_run_bears_a_red_banner_and_no_verdict(app, damaged, page):
     at = app(damaged, page)
     assert not at.exception
     if page == "runs":
+        assert at.dataframe[0].value["state"].tolist() == ["damaged"]
+        assert at.dataframe[0].value["verdict"].tolist() == ["–"]
         return
+    assert not any("U5" in option for option in at.selectbox(key="run").options)
     assert "Damaged run, verdict withheld." in at.error[0].value
     assert "report.json was changed after the run" in said(at)
     assert "U5" not in said(at) and "equivalent to retrained" not in said(at)

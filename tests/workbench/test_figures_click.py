@@ -37,6 +37,16 @@ def test_every_mark_tells_the_cell_it_lies_on():
     assert found == [CellAt(str(row), f"token {column}") for row in range(3) for column in range(4)]
 
 
+def test_a_cell_nothing_was_read_at_is_clickable_too_and_says_so():
+    one, other = (only_part(trace(seed), "mlp_out") for seed in (0, 1))
+    one.values[0, 1, :] = np.nan
+    figure = clickable(compare_maps(one, other))
+    crosses = [series for series in figure.data if series.type == "scatter" and series.marker.symbol == "x-thin"]
+    assert crosses and all(series.hoverinfo == "skip" and series.hovertemplate is None for series in crosses)
+    told = figure.data[marks(figure)[0]].hovertemplate
+    assert ["not measured" in text for text in told] == [i == 1 for i in range(12)]
+
+
 def test_marks_change_neither_the_table_nor_the_words():
     plain = compare_maps(only_part(trace(), "mlp_out"), only_part(trace(1), "mlp_out"))
     table, alt = table_of(plain), alt_text(plain)

@@ -73,7 +73,11 @@ def _map(run: Opened, key: str, cut: Mapping[str, Trace], column: str) -> None:
     if "base" in cut and "checkpoint" in cut:
         figure = compare_maps(cut["base"], cut["checkpoint"], cut.get("reference"), title, greyed=fact is None)
     else:
-        figure = map_figure(next(iter(cut.values())), title)
+        role = next(iter(cut))
+        figure = map_figure(cut[role], f"{title}: {role}")
+        for lost in ("base", "checkpoint"):
+            if lost not in cut and run.on.is_audit:
+                absent(f"{title}: {lost}", run.why_missing(key))
     grid(figure.update_xaxes(tickangle=-90), key, frame, _choose, told)
     other = run.name_of_other
     if other in cut and "checkpoint" in cut:
