@@ -5,7 +5,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 export WANDB_MODE := disabled
 
-.PHONY: demo demo-moe test check fix slow architectures unlearning bench bench-gradient clean
+.PHONY: demo demo-moe view test test-browser check fix slow architectures unlearning bench bench-gradient clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -13,7 +13,7 @@ export WANDB_MODE := disabled
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,inside,data]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,inside,data,app]"
 	touch $@
 
 demo: .venv/installed          ## the main job, from a model that knows something to a verdict (dense)
@@ -24,6 +24,12 @@ demo-moe: .venv/installed      ## the same on a mixture of experts
 
 test: .venv/installed-dev      ## the tests
 	$(BIN)/python -m pytest -q -n 2
+
+test-browser: .venv/installed-dev   ## the app in Debian's chromium; skipped with a reason where there is none
+	$(BIN)/python -m pytest -q -m browser -rs
+
+view: .venv/installed-dev      ## the app over runs/
+	$(BIN)/workbench view
 
 check: .venv/installed-dev     ## lint, format, types
 	$(BIN)/ruff format --check .
@@ -46,6 +52,7 @@ bench: .venv/installed-dev         ## measurements, side by side
 	$(BIN)/python -m bench.hooks
 	$(BIN)/python -m bench.probes
 	$(BIN)/python -m bench.localisation
+	$(BIN)/python -m bench.app
 
 bench-gradient: .venv/installed-dev  ## our gradient methods beside OpenUnlearning's published step
 	$(BIN)/python -m bench.gradient

@@ -116,6 +116,7 @@ def _dots(figure: go.Figure, role: str, bands: Mapping[str, Band], look: Look, u
         y=[plain(name, 60) for name in bands],
         name=role,
         mode="markers",
+        cliponaxis=False,
         orientation="h",
         marker={"color": look.color, "symbol": look.marker, "size": 10},
         error_x={

@@ -148,7 +148,9 @@ def map_figure(trace: Trace, title: str = "") -> go.Figure:
     return _finish(figure, [tallest], scale, (title or trace.name, trace.units, alt))
 
 
-def compare_maps(before: Trace, after: Trace, reference: Trace | None = None, title: str = "") -> go.Figure:
+def compare_maps(
+    before: Trace, after: Trace, reference: Trace | None = None, title: str = "", greyed: bool = True
+) -> go.Figure:
     """The same map of two or three models, and the difference after minus before, on one scale.
 
     Args:
@@ -156,6 +158,8 @@ def compare_maps(before: Trace, after: Trace, reference: Trace | None = None, ti
         after: the audited checkpoint.
         reference: the model retrained without the concept, if there is one.
         title: what was read; the trace's name when empty.
+        greyed: whether cells of the difference inside the noise floor are grey. Of a single fact no floor is known, so
+            all would be; False draws them in colour, and the words of the picture say that nothing is known of noise.
 
     Raises:
         BadInput: when the traces do not have the same sites and columns.
@@ -176,18 +180,19 @@ def compare_maps(before: Trace, after: Trace, reference: Trace | None = None, ti
         subplot_titles=[f"{part} · {name}" if part else name for part in parts for name in names],
     )
     paired = before.labels.get("fact") == after.labels.get("fact")
-    greyed = total = 0
+    inside = total = 0
     for row in range(len(parts)):
         for name, grids in sides.items():
             column = names.index(name) + 1
             _panel(figure, grids[row], f"{grids[row].part} {name}".strip(), grids[row].mean, (row + 1, column))
-        noise = _difference(figure, (sides["before"][row], sides["after"][row]), paired, (row + 1, 3))
-        greyed, total = greyed + int(noise.sum()), total + noise.size
+        noise = _difference(figure, (sides["before"][row], sides["after"][row]), paired, (row + 1, 3), greyed)
+        inside, total = inside + int(noise.sum()), total + noise.size
     drawn = np.concatenate([panel.reshape(-1) for panel in _panels(sides)])
     tops = "; ".join(f"{name}: {_peak(max(grids, key=_top))}" for name, grids in sides.items())
+    floor = f"In the difference {inside} of {total} cells lie inside the noise floor and are grey."
     alt = (
-        f"{title or before.name} ({before.units}), mean over {_facts(sides['after'][0])}. {tops}. In the difference "
-        f"{greyed} of {total} cells lie inside the noise floor and are grey."
+        f"{title or before.name} ({before.units}), mean over {_facts(sides['after'][0])}. {tops}. "
+        f"{floor if greyed else 'No noise floor is known here, so no cell of the difference is grey.'}"
         f"{_unread([grid for grids in sides.values() for grid in grids])}"
     )
     return _finish(figure, sides["before"], diverging_scale(drawn), (title or before.name, before.units, alt))
@@ -208,15 +213,19 @@ def _standard_error(grid: Grid) -> np.ndarray:
     return np.asarray(np.sqrt(variance / np.maximum(count, 1)))
 
 
-def _difference(figure: go.Figure, pair: tuple[Grid, Grid], paired: bool, place: tuple[int, int]) -> np.ndarray:
+def _difference(
+    figure: go.Figure, pair: tuple[Grid, Grid], paired: bool, place: tuple[int, int], greyed: bool
+) -> np.ndarray:
     """Draw the difference panel; returns which cells are inside the noise floor."""
     before, after = pair
     change, error = difference_of(before, after, paired)
     # One fact gives no standard error, so nothing can be told from noise: such cells are grey too.
-    noise = np.isfinite(change) & ~(np.abs(change) >= NOISE_FLOOR * error)
+    noise = np.isfinite(change) & ~(np.abs(change) >= NOISE_FLOOR * error) & greyed
     _panel(figure, after, f"{after.part} after − before".strip(), change, place, (error, noise))
     row, column = place
-    marks = np.where(noise & (noise.size <= MARKED_CELLS), "≈", "")
+    # Browsers lay out a text for every cell, also an empty one, so large panels get none at all.
+    few = noise.size <= MARKED_CELLS
+    marks = {"text": np.where(noise, "≈", ""), "texttemplate": "%{text}", "textfont": {"color": MUTED, "size": 10}}
     figure.add_heatmap(
         z=np.where(noise, 1.0, np.nan),
         x=_labels(after.columns),
@@ -226,9 +235,7 @@ def _difference(figure: go.Figure, pair: tuple[Grid, Grid], paired: bool, place:
         hoverinfo="skip",
         xgap=1,
         ygap=1,
-        text=marks,
-        texttemplate="%{text}",
-        textfont={"color": MUTED, "size": 10},
+        **(marks if few else {}),
         row=row,
         col=column,
     )

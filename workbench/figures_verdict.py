@@ -131,8 +131,8 @@ def _step(figure: go.Figure, position: int, rung: Rung) -> None:
         },
         layer="below",
     )
-    words = "<br>".join(textwrap.wrap(plain(rung.words), 21))
-    counts = "<br>".join(textwrap.wrap(plain(rung.counts), 24))
+    words = "<br>".join(textwrap.wrap(plain(rung.words), 18))
+    counts = "<br>".join(textwrap.wrap(plain(rung.counts), 22))
     mark = "<br><b>▲ this report</b>" if here else ""
     text = (
         f"<b>{symbol} {rung.name} {rung.state}</b><br>{words}<br>"

@@ -135,6 +135,31 @@ def pictures(report: AuditReport, traces: RoleTraces) -> dict[str, list[Picture]
     return found
 
 
+def picture_of(text: str, by_role: Mapping[str, Trace]) -> Picture:
+    """The picture of one reading of several models, with the controls that lie inside it.
+
+    Args:
+        text: its key, like `linear_probes.forget`.
+        by_role: role -> trace, at least one.
+    """
+    return _picture(Key.parse(text), by_role)
+
+
+def with_controls(text: str, by_role: Mapping[str, Trace]) -> dict[str, Trace]:
+    """The readings with the controls that lie inside them (never-taught facts, shuffled answers) as roles of their own.
+
+    Args:
+        text: the key of the reading.
+        by_role: role -> trace; none gives none.
+    """
+    return _with_controls(Key.parse(text), by_role) if by_role else {}
+
+
+def chance_of(trace: Trace) -> float | None:
+    """What knowing nothing reads, if the reading says so."""
+    return _chance(trace)
+
+
 def _by_key(traces: RoleTraces) -> dict[str, dict[str, Trace]]:
     """Key -> role -> trace; what was read on never-taught facts joins the forget reading as a role of its own."""
     found: dict[str, dict[str, Trace]] = {}

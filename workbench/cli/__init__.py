@@ -25,6 +25,7 @@ VERBS = {
     "look": "look:look",
     "compare": "compare:compare",
     "report": "report:report",
+    "view": "view:view",
     "list": "listing:listing",
     "data": "data:data",
     "schema": "schema:schema",

@@ -1,0 +1,145 @@
+"""The picture card: figure, caption, table of the numbers drawn, download, and a way by keyboard for every click."""
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from workbench.figures_click import CELLS, CellAt, clickable, clicked
+from workbench.figures_style import alt_text, table_of
+from workbench.pages.frame.escaped import safe
+from workbench.pages.frame.reading import Opened
+from workbench.pages.frame.states import verdict_of
+
+CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["lasso2d", "select2d"], "scrollZoom": False}
+"""Of every figure: no link to plotly's maker, no tools that select by area."""
+
+ROWS = 2000
+"""Rows of a table shown on the page; the download has all."""
+
+
+def head(title: str, asks: str, run: Opened | None = None) -> None:
+    """Title of a page, the question it answers, and whose run it is."""
+    st.header(title, anchor=False)
+    st.caption(asks)
+    if run is None:
+        return
+    parts = [run.on.model or run.on.name, verdict_of(run)]
+    report = run.report
+    if report is not None:
+        parts += [f"{report.counts.get('forget', 0)} forget facts"]
+        parts += [f"{role}: {who.name} ({who.digest[:8]})" for role, who in report.roles.items()]
+    st.markdown(" · ".join(safe(part) for part in parts))
+
+
+def picture(figure: go.Figure, key: str, caption: str = "", name: str = "") -> None:
+    """A figure with its sentence, table and download.
+
+    Args:
+        figure: made by a function of `workbench.figures*`.
+        key: apart from all other pictures of the page.
+        caption: one sentence on how to read it.
+        name: of the downloaded file, without ending; `key` when empty.
+    """
+    st.plotly_chart(figure, key=f"picture {key}", theme=None, config=CONFIG, alt=alt_text(figure))
+    beneath(figure, key, caption, name)
+
+
+def grid(
+    figure: go.Figure, key: str, chosen: CellAt | None, on_cell: Callable[[CellAt], None], caption: str = ""
+) -> None:
+    """A heat map whose cells can be clicked; the page offers the same choice in select boxes, for the keyboard.
+
+    Args:
+        figure: a heat map of `workbench.figures_maps`.
+        key: apart from all other pictures of the page.
+        chosen: the cell to frame.
+        on_cell: called before the page is drawn again; sets `st.session_state` of the select boxes.
+        caption: one sentence on how to read it.
+    """
+    table = table_of(figure)
+    drawn, widget = clickable(figure, chosen, "after"), f"picture {key}"
+    if len(table) > CELLS:
+        caption += " So large a map takes clicks in one panel only, `after` where there is one."
+
+    def told() -> None:
+        points = _points(st.session_state.get(widget))
+        at = clicked(drawn, points[-1]) if points else None
+        if at is not None:
+            on_cell(at)
+
+    st.plotly_chart(
+        drawn, key=widget, theme=None, config=CONFIG, alt=alt_text(drawn), on_select=told, selection_mode="points"
+    )
+    _beneath(table, alt_text(figure), key, caption, key)
+
+
+def _points(event: Any) -> Sequence[Any]:
+    """The points of a selection; a page under test gets a plain dict."""
+    return list(((event or {}).get("selection") or {}).get("points") or ())
+
+
+def beneath(figure: go.Figure, key: str, caption: str, name: str) -> None:
+    """What stands under every picture."""
+    _beneath(table_of(figure), alt_text(figure), key, caption, name or key)
+
+
+def _beneath(table: pd.DataFrame, alt: str, key: str, caption: str, name: str) -> None:
+    if caption:
+        st.caption(caption)
+    with st.container(horizontal=True, vertical_alignment="top"):
+        # Closed it costs nothing: the table and the code that draws tables are sent when it is opened.
+        inside = st.expander(
+            f"In words and numbers ({len(table)} rows)", key=f"numbers {key}", on_change="rerun", width="stretch"
+        )
+        if inside.open:
+            with inside:
+                st.text(alt)
+                if len(table) > ROWS:
+                    st.caption(f"The first {ROWS} rows; the download has all {len(table)}.")
+                st.dataframe(table.head(ROWS), hide_index=True, alt=f"The numbers drawn. {alt}"[:500])
+        download(table, key, name)
+
+
+def download(table: pd.DataFrame, key: str, name: str) -> None:
+    """A button that gives the table as CSV, in full precision."""
+    st.download_button(
+        "Download CSV",
+        _csv(table),
+        file_name=f"{name}.csv".replace(" ", "_").replace("/", "_"),
+        mime="text/csv",
+        key=f"download {key}",
+        on_click="ignore",
+    )
+
+
+def _csv(table: pd.DataFrame) -> bytes:
+    """With a byte-order mark, so that spreadsheets read it as UTF-8; a missing number is an empty field."""
+    buffer = io.StringIO()
+    _harmless(table).to_csv(buffer, index=False)
+    return buffer.getvalue().encode("utf-8-sig")
+
+
+def _harmless(table: pd.DataFrame) -> pd.DataFrame:
+    """Text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    made = table.copy()
+    for column in made.columns:
+        if made[column].dtype == object or str(made[column].dtype) == "str":
+            made[column] = [
+                f"'{value}"
+                if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t") and not _is_number(value)
+                else value
+                for value in made[column]
+            ]
+    return made
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,178 @@
+"""Overview: the verdict as a ladder, what contradicts it, and every axis with its numbers."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from workbench.evidence import AuditReport, Evidence
+from workbench.figures import forest, ladder
+from workbench.figures_style import number, status_words
+from workbench.figures_verdict import AXES
+from workbench.pages.frame.chosen import chosen
+from workbench.pages.frame.escaped import safe
+from workbench.pages.frame.picture import download, head, picture
+from workbench.pages.frame.reading import Opened
+from workbench.pages.frame.states import absent
+from workbench.pages.frame.url import choose
+from workbench.report_words import AXIS_WORDS
+
+HERE = Path(__file__).parent
+
+PAGE_OF = {
+    "outputs": ("items", "Items"),
+    "robustness": ("items", "Items"),
+    "decodability": ("lens", "Lens"),
+    "storage": ("trace", "Causal trace"),
+    "recoverability": ("recovery", "Recovery"),
+    "privacy": ("items", "Items"),
+    "utility": ("items", "Items"),
+}
+"""Axis -> the page that shows its evidence; the report where that page is not there."""
+
+CURVES = {"decodability": "logit_lens.forget", "recoverability": "relearn.forget"}
+"""Axis -> the reading whose mean curve of the checkpoint is its sparkline."""
+
+
+NUMBERS = ("base", "unlearned", "reference", "never taught", "margin")
+"""Columns of the table that hold one number."""
+
+
+def page() -> None:
+    """The verdict of Run A."""
+    run = chosen().run
+    head("Overview", "Was the knowledge removed, or only silenced?", run)
+    report = run.report
+    if report is None:
+        _without_verdict(run)
+        return
+    for warning in getattr(report, "warnings", ()):
+        st.warning(safe(warning, 600))
+    picture(ladder(report), "ladder", "A level holds only when every lower one does.")
+    _contradictions(report)
+    _axes(run, report)
+    st.subheader("Every difference to its control", anchor=False)
+    picture(forest(report), "forest", "Each axis has its own scale. The grey band is the margin fixed before the run.")
+
+
+def _without_verdict(run: Opened) -> None:
+    """A run of another verb, an unfinished audit, or one that is damaged."""
+    rows = (run.on.manifest or {}).get("question") or {}
+    if run.on.is_audit:
+        why = "its files were changed" if run.damaged or run.on.state == "damaged" else "the audit has not finished"
+        absent("Verdict", f"withheld: {why}", run.on.command)
+    else:
+        st.write(f"A run of {safe(run.on.verb)} gives no verdict. What was asked:")
+        st.json(rows, expanded=1)
+    keys = sorted({key for keys in run.stored.values() for key in keys})
+    if keys:
+        st.caption(f"Readings stored in it ({len(keys)}); the pages at the left show them.")
+        st.dataframe(pd.DataFrame({"reading": keys}), hide_index=True)
+
+
+def _contradictions(report: AuditReport) -> None:
+    st.subheader("What contradicts what", anchor=False)
+    if not report.contradictions:
+        st.write("No axis contradicts another.")
+    for told in report.contradictions:
+        st.markdown(f"- {safe(told, 600)}")
+
+
+def _axes(run: Opened, report: AuditReport) -> None:
+    """A table of all claims by axis; a row leads to its page."""
+    st.subheader("Evidence by axis", anchor=False)
+    order = {axis: i for i, axis in enumerate(AXES)}
+    evidence = sorted(report.evidence, key=lambda e: order.get(e.axis, len(order)))
+    curves = {axis: _curve(run, key) for axis, key in CURVES.items()}
+    table = pd.DataFrame([_row(e, curves.get(e.axis)) for e in evidence])
+    names = [e.claim for e in evidence]
+
+    def told() -> None:
+        rows = ((st.session_state.get("axes") or {}).get("selection") or {}).get("rows") or ()
+        if rows:
+            st.session_state["claim"] = names[rows[0]]
+
+    st.dataframe(
+        table,
+        hide_index=True,
+        key="axes",
+        on_select=told,
+        selection_mode="single-row",
+        height=38 + 35 * len(table),
+        column_config={
+            "by layer or step": st.column_config.LineChartColumn(y_min=0, y_max=1, width="small"),
+            **{name: st.column_config.NumberColumn(format="%.3f") for name in NUMBERS},
+        },
+        alt=f"{len(table)} claims with their values, differences and status.",
+    )
+    st.caption("Mean and 95% interval. Click a row, or choose a claim below, for all about it.")
+    download(table.drop(columns="by layer or step"), "axes", f"evidence {run.on.model}")
+    claim = choose("Claim", "claim", names, lambda name: f"{name}: {report.of(name).question}")
+    _details(report.of(claim))
+
+
+def _row(e: Evidence, curve: list[float] | None) -> dict[str, Any]:
+    return {
+        "axis": e.axis,
+        "claim": e.claim,
+        "status": status_words(e),
+        "by layer or step": curve,
+        "base": None if e.before is None else e.before.mean,
+        "unlearned": None if e.value is None else e.value.mean,
+        "reference": None if e.reference is None else e.reference.mean,
+        "never taught": None if e.floor is None else e.floor.mean,
+        "difference": "–" if e.difference is None else _interval(e),
+        "to": e.compared_with,
+        "margin": e.margin,
+        "unit": e.metric,
+    }
+
+
+def _interval(e: Evidence) -> str:
+    d = e.difference
+    return "–" if d is None else f"{number(d.mean)} [{number(d.low)}, {number(d.high)}]"
+
+
+def _curve(run: Opened, key: str) -> list[float] | None:
+    """The checkpoint's mean along layers or steps; None where it was not read."""
+    trace = run.trace("checkpoint", key)
+    if trace is None:
+        return None
+    for axis in ("seed", "fact"):
+        trace = trace.mean(axis) if axis in trace.axes else trace
+    return [float(value) for value in trace.values.reshape(-1)]
+
+
+def _details(e: Evidence) -> None:
+    with st.container(border=True):
+        st.markdown(f"**{safe(e.question)}** {safe(status_words(e))}")
+        title, asks = AXIS_WORDS.get(e.axis, (e.axis, ""))
+        st.caption(safe(f"{title}. {asks}"))
+        if e.why_missing:
+            st.caption(safe(e.why_missing, 600))
+        columns = st.columns(4)
+        for column, (name, estimate) in zip(
+            columns,
+            {"base": e.before, "unlearned": e.value, "reference": e.reference, "never taught": e.floor}.items(),
+            strict=True,
+        ):
+            words = "–" if estimate is None else number(estimate.mean)
+            below = (
+                "not measured"
+                if estimate is None
+                else f"[{number(estimate.low)}, {number(estimate.high)}], n = {estimate.n}"
+            )
+            column.metric(name, words, help=safe(e.metric))
+            column.caption(safe(below))
+        facts = [f"at {e.where}" if e.where else "", e.note]
+        facts += [f"difference to {e.compared_with}: {_interval(e)}" if e.difference else ""]
+        facts += [f"smallest difference this many items would show: {number(e.detectable)}" if e.detectable else ""]
+        st.caption(safe("; ".join(fact for fact in facts if fact)))
+        path, title = PAGE_OF.get(e.axis, ("report", "Report"))
+        if (HERE / f"{path}.py").is_file():
+            st.page_link(str(HERE / f"{path}.py"), label=f"The evidence: {title}", icon=":material/arrow_forward:")
+
+
+if __name__ == "__main__":
+    page()
