@@ -9,7 +9,7 @@ export WANDB_MODE := disabled
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[app]"
 	touch $@
 
 .venv/installed-dev: .venv/installed

@@ -329,7 +329,7 @@ def _report(blank: AuditReport, readings: Mapping[str, Readings], judging: Judge
     if knows:  # to be no different from it would prove the opposite of what a reference is for
         reference = None
     checks = None if blank.checks is None else frozenset(blank.checks)
-    judge = Judge(readings["checkpoint"], readings["base"], reference, judging, blank.troubles, checks, blank.command)
+    judge = Judge(readings["checkpoint"], readings["base"], reference, judging, blank.troubles, checks)
     evidence = judge.judge(CLAIMS)
     level, capped_by = ladder(CLAIMS, evidence, reference is not None)
     utility, reason = utility_of(evidence, judging)

@@ -70,8 +70,6 @@ class Judge:
     """Role -> reading -> why it was not taken."""
     asked: frozenset[str] | None = None
     """Claims that were asked for; None for all."""
-    command: str = ""
-    """The command line of this audit, to which `--checks` is added to say how a missing check is run."""
 
     def judge(self, claims: Sequence[Claim]) -> tuple[Evidence, ...]:
         """One piece of evidence a claim, in order, with equivalence p-values Holm-adjusted over the primary ones."""
@@ -92,13 +90,13 @@ class Judge:
     def one(self, claim: Claim) -> Evidence:
         """The evidence for one claim."""
         if self.asked is not None and claim.id not in self.asked:
-            return self._missing(claim, f"it was not asked for; run: {self._command_for(claim)}")
+            return self._missing(claim, f"not asked for; --checks {claim.id} asks it")
         if trouble := self._trouble(claim):
             return self._missing(claim, trouble.why, trouble.status)
         if claim.id in ("depth", "causal") and self.reference is None:
             return self._missing(claim, NO_REFERENCE)
         if claim.reading not in self.after or claim.reading not in self.base:
-            return self._missing(claim, f"it was not read; run: {self._command_for(claim)}")
+            return self._missing(claim, f"not read; --checks {claim.id} reads it")
         if claim.axis == "utility":
             return self._enough(self._utility(claim))
         return self._enough(self._membership(claim) if claim.units == "AUC" else self._knowledge(claim))
@@ -114,9 +112,6 @@ class Judge:
             if (t := self.troubles.get(role, {}).get(key))
         ]
         return min(found, key=lambda t: t.status != "ERROR", default=None)
-
-    def _command_for(self, claim: Claim) -> str:
-        return f"{self.command or 'workbench audit CHECKPOINT --base BASE --concept SPEC'} --checks {claim.id}"
 
     def _enough(self, evidence: Evidence) -> Evidence:
         """Inconclusive where there are fewer subjects than an interval needs."""

@@ -198,7 +198,7 @@ class AuditReport(Frozen):
     run_id: str
     """Hash of the question."""
     command: str = ""
-    """The command line that asks it, without `--suite` and `--checks`."""
+    """The command line that asks it, to which `--suite` and `--checks` are added."""
 
     @property
     def has_reference(self) -> bool:

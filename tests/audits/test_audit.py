@@ -186,7 +186,7 @@ def test_a_suite_asks_less_and_says_how_to_ask_more(world, monkeypatch: pytest.M
     assert not any("relearn" in what for what in taken)
     missing = quick.of("relearn")
     assert missing.status == "NOT_RUN"
-    assert missing.why_missing.endswith("--checks relearn")
+    assert "--checks relearn" in missing.why_missing
     assert quick.level <= 3
     taken.clear()
     only = ask(world, "clean", checks=["direct", "relearn"], progress=lambda what, *_: taken.append(what))

@@ -278,7 +278,10 @@ def test_a_prompt_attack_without_power_caps_only_when_no_other_attack_had_power(
         return ladder(CLAIMS, found, True)[0]
 
     assert with_idle("few_shot") == 5
-    assert with_idle("few_shot", "jailbreak") == 1
+    every = [c.id for c in CLAIMS if c.attack]
+    assert {"few_shot", "jailbreak", "rwku_prompts"} <= set(every)
+    assert with_idle("few_shot", "jailbreak") == 5
+    assert with_idle(*every) == 1
     assert with_idle("lens") == 2  # an inner reading without power is missing evidence
 
 

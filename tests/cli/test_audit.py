@@ -28,8 +28,10 @@ def test_the_verdict_for_people(cli, again):
     lines = said.out.splitlines()
     assert lines[0].split(maxsplit=1) == ["Verdict", report.verdict]
     assert "Capped by" in said.out and "Utility" in said.out
+    told = said.out.replace("\n", " ")
     for evidence in report.evidence:
-        assert evidence.claim in said.out
+        assert evidence.claim in told
+    assert "Not asked   " in said.out and "latent_perturbation" not in report.checks
     assert lines[-1] == f"Wrote {again[-1]}/report.html {again[-1]}/report.md {again[-1]}/report.json"
 
 

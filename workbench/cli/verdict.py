@@ -18,7 +18,8 @@ def show(screen: Screen, outcomes: "Sequence[tuple[AuditReport, Path]]") -> None
     paths = [folder / name for _, folder in outcomes for name in FILES]
     payloads = [_payload(report, folder) for report, folder in outcomes]
     if len(outcomes) == 1:
-        screen.result(payloads[0], (*_lines(outcomes[0][0]), claims_table(outcomes[0][0])), paths)
+        report = outcomes[0][0]
+        screen.result(payloads[0], (*_lines(report), claims_table(report), *_not_asked(report)), paths)
     else:
         screen.result({"verb": "audit", "audits": payloads}, (reports_table([r for r, _ in outcomes]),), paths)
 
@@ -56,9 +57,15 @@ def reports_table(reports: "Sequence[AuditReport]") -> Any:
 
 
 def claims_table(report: "AuditReport") -> Any:
-    """One row a claim, undecided ones with their reason."""
+    """One row a claim that was asked, undecided ones with their reason."""
     columns = ("level", "claim", "status", "base", "checkpoint", "control", "compared with", "note")
-    return table(columns, map(_row, report.evidence))
+    return table(columns, [_row(e) for e in report.evidence if report.checks is None or e.claim in report.checks])
+
+
+def _not_asked(report: "AuditReport") -> list[str]:
+    """Claims that were not asked, in one line."""
+    names = [e.claim for e in report.evidence if report.checks is not None and e.claim not in report.checks]
+    return [f"Not asked   {', '.join(names)} (--suite full, or --checks NAMES)"] if names else []
 
 
 def _row(e: "Evidence") -> tuple[object, ...]:
