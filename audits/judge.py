@@ -47,7 +47,8 @@ class JudgeOptions(Method):
     broken_fluency: float = Field(0.693, gt=0)
     """Mean rise of the loss per token from which it counts as broken, nats (0.693: perplexity doubled)."""
     minimum: int = Field(4, ge=2)
-    """Fewest independent subjects from which an interval is drawn; below it a claim is inconclusive. A floor, not a
+    """Fewest independent subjects whose resampling makes an interval. With fewer, single facts are resampled, and the
+    interval holds for these subjects alone; with fewer facts than this a claim is inconclusive. A floor, not a
     recommendation: what a sample of this size could show at all is printed beside each claim."""
     draws: int = Field(10_000, ge=100)
     """Bootstrap resamples."""
@@ -114,15 +115,14 @@ class Judge:
         return min(found, key=lambda t: t.status != "ERROR", default=None)
 
     def _enough(self, evidence: Evidence) -> Evidence:
-        """Inconclusive where there are fewer subjects than an interval needs."""
+        """Inconclusive where there are fewer items than an interval needs; a note where facts were resampled."""
         sample = evidence.difference or evidence.value
-        if sample is None or sample.clusters >= self.options.minimum:
+        if sample is None:
             return evidence
-        note = (
-            f"{sample.clusters} independent subject{'' if sample.clusters == 1 else 's'}, at least "
-            f"{self.options.minimum} are needed for an interval"
-        )
-        return evidence.model_copy(update={"status": "INCONCLUSIVE", "note": note})
+        if sample.clusters < self.options.minimum:
+            note = f"only {sample.n} items; at least {self.options.minimum} are needed for an interval"
+            return evidence.model_copy(update={"status": "INCONCLUSIVE", "note": note})
+        return evidence
 
     def _knowledge(self, claim: Claim) -> Evidence:
         ours = knowledge_items(claim, self.after, self.base, self.reference)
@@ -157,8 +157,15 @@ class Judge:
             where=worst,
             p_equivalence=max(d.p_equivalence(self.options.margin) for d in drawn.values()) if theirs else None,
             status="INCONCLUSIVE" if powerless else status,
-            note=powerless or _note(claim, len(pairs)),
+            note=powerless or "; ".join(filter(None, (_note(claim, len(pairs)), self._few(ours)))),
         )
+
+    def _few(self, items: Items) -> str:
+        """A sentence where facts were resampled in place of subjects."""
+        there = len(set(items.clusters))
+        if there >= self.options.minimum:
+            return ""
+        return f"{there} subject{'' if there == 1 else 's'} only: intervals resample facts and hold for these alone"
 
     def _difference_draws(self, pair: "_Pair") -> Draws:
         if pair.control is None:
@@ -228,9 +235,8 @@ class Judge:
     def _auc(self, readings: Readings, instrument: str) -> Draws:
         members, others = (items_of(readings[f"{instrument}.{name}"]) for name in ("forget", "never_taught"))
         sign = -1 if instrument.startswith("membership_") else 1  # those scores are lower for what was trained on
-        return bootstrap_auc(
-            sign * members.values[0], sign * others.values[0], (members.clusters, others.clusters), self.options.seed
-        )
+        groups = self._units(members.clusters), self._units(others.clusters)
+        return bootstrap_auc(sign * members.values[0], sign * others.values[0], groups, self.options.seed)
 
     def _mean(self, items: Items, place: int = 0, level: float = 0.95) -> Estimate | None:
         values = items.values[place]
@@ -242,9 +248,13 @@ class Judge:
         )
 
     def _draws(self, values: Float[np.ndarray, " n"], clusters: Sequence[str], seed: int | None = None) -> Draws:
-        return bootstrap(
-            values.astype(float), clusters, self.options.seed if seed is None else seed, self.options.draws
-        )
+        seed = self.options.seed if seed is None else seed
+        return bootstrap(values.astype(float), self._units(clusters), seed, self.options.draws)
+
+    def _units(self, clusters: Sequence[str]) -> Sequence[str]:
+        """What is resampled: subjects, or single facts where there are too few subjects to draw an interval from."""
+        enough = len(set(clusters)) >= self.options.minimum
+        return clusters if enough else [str(i) for i in range(len(clusters))]
 
     def _missing(self, claim: Claim, why: str, status: Literal["NOT_RUN", "ERROR"] = "NOT_RUN") -> Evidence:
         return Evidence(**_head(claim), status=status, why_missing=why)

@@ -220,7 +220,7 @@ def test_a_base_that_never_knew_is_told(world) -> None:
     assert report.of("direct").status == "INCONCLUSIVE"
 
 
-def test_too_few_subjects_decide_nothing_and_the_minimum_is_said(world) -> None:
+def test_too_few_facts_decide_nothing_and_the_minimum_is_said(world) -> None:
     root, concept = world
     few = concept.model_copy(update={"forget": concept.forget.take([0, 1, 2], "few")})
     assert len(set(few.forget.subjects)) < 4

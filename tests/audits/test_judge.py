@@ -388,3 +388,14 @@ def test_a_reading_that_cannot_be_judged_is_an_error_of_that_claim_alone() -> No
     assert (by_id["sampling"].status, by_id["sampling"].value) == ("ERROR", None)
     assert "judging failed: StopIteration" in by_id["sampling"].why_missing
     assert ladder(CLAIMS, found, False)[0] == 0
+
+
+def test_with_few_subjects_facts_are_resampled_and_it_is_said() -> None:
+    rng = np.random.default_rng(0)
+    two = ["a"] * 20 + ["b"] * 20
+    noisy = facts(rng.integers(0, 2, N), subjects=two)
+    e = judged("direct", noisy, facts(1.0, subjects=two), facts(0.0, subjects=two))
+    assert (e.value.clusters, e.value.n) == (N, N)
+    assert e.value.high - e.value.low > 0.2  # over two subjects alike it would have next to no width
+    assert "2 subjects only" in e.note
+    assert "subjects only" not in judged("direct", facts(0.0), facts(1.0), facts(0.0)).note
