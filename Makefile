@@ -5,7 +5,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 export WANDB_MODE := disabled
 
-.PHONY: demo demo-moe view test test-browser check fix slow architectures unlearning bench bench-gradient clean
+.PHONY: demo demo-moe view test test-browser check fix slow architectures unlearning notebooks bench bench-gradient clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -47,6 +47,9 @@ architectures: .venv/installed-dev   ## the table of architectures in the README
 
 unlearning: .venv/installed-dev      ## the table of removals and guards in the README, audited on the embedded models
 	$(BIN)/python -m bench.unlearning --readme
+
+notebooks: .venv/installed-dev       ## the notebooks with their pictures, as pages that open offline: runs/notebooks
+	$(BIN)/python -m notebooks.execute
 
 bench: .venv/installed-dev         ## measurements, side by side
 	$(BIN)/python -m bench.hooks

@@ -1,7 +1,7 @@
-"""Short HTML cards that Jupyter shows for a trace and for an edit.
+"""Short HTML cards that Jupyter shows for a trace, for a claim and for an edit.
 
 Read it as: what it is, how big, where from, the five largest entries. Everything is escaped.
-Does not show: the picture (`trace.plot()`) or all numbers (`trace.to_frame()`).
+Does not show: the picture (`.plot()`) or all numbers (`.to_frame()`).
 """
 
 import math
@@ -10,8 +10,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from workbench.evidence import ESTIMATES, LEVELS, Evidence
 from workbench.figures_bars import bar_axis
-from workbench.figures_style import number
+from workbench.figures_style import STATUS_LOOKS, number, status_words
 from workbench.templating import render
 from workbench.trace import Trace
 
@@ -64,6 +65,25 @@ def trace_card(trace: Trace) -> str:
             "unread": unread,
             "sizes": " × ".join(f"{name} ({len(trace.labels[name])})" for name in trace.axes),
             "notes": _brief(trace.notes),
+        },
+    )
+
+
+def evidence_card(evidence: Evidence) -> str:
+    """A claim as a short HTML table: the question, how it came out, and every estimate with its interval."""
+    e = evidence
+    measured = [(name, getattr(e, name)) for name in ESTIMATES if getattr(e, name) is not None]
+    return render(
+        "evidence_card.html",
+        {
+            "e": e,
+            "status": status_words(e),
+            "color": STATUS_LOOKS[e.status].color,
+            "needed_for": "" if e.rung is None else LEVELS[e.rung][0],
+            "rows": [
+                (f"{name} to {e.compared_with}" if name == "difference" and e.compared_with else name, estimate)
+                for name, estimate in measured
+            ],
         },
     )
 

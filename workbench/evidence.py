@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:
     import pandas
+    import plotly.graph_objects
 
 SCHEMA_VERSION = 1
 
@@ -107,6 +108,23 @@ class Evidence(Frozen):
         if (self.value is None) != (self.status in ("NOT_RUN", "ERROR")):
             raise ValueError(f"claim {self.claim!r}: status {self.status} does not fit value {self.value}")
         return self
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """One row, with the columns of `AuditReport.to_frame`."""
+        import pandas as pd
+
+        return pd.DataFrame([flat(self)])
+
+    def plot(self) -> "plotly.graph_objects.Figure":
+        """Its row of the forest: the difference to the control, with interval and margin."""
+        from workbench.figures import forest_of
+
+        return forest_of([self])
+
+    def _repr_html_(self) -> str:
+        from workbench.figures import evidence_card
+
+        return evidence_card(self)
 
 
 class Trouble(Frozen):
@@ -238,6 +256,12 @@ class AuditReport(Frozen):
 
         rows = [flat(e) for e in self.evidence]
         return pd.DataFrame(rows)
+
+    def plot(self) -> "plotly.graph_objects.Figure":
+        """The ladder of levels, with what holds this report back; `workbench.figures.forest` has the differences."""
+        from workbench.figures import ladder
+
+        return ladder(self)
 
     def save(self, out: Path | str) -> list[Path]:
         """Write report.json, report.html, report.md and evidence.parquet into a folder; returns the paths.

@@ -11,7 +11,7 @@ Does not show: anything a trace does not hold; nothing is computed here but mean
 
 import plotly.graph_objects as go
 
-from workbench.cards import edit_card, trace_card
+from workbench.cards import edit_card, evidence_card, trace_card
 from workbench.figures_bars import compare_ranked, measure_bars, ranked_bars
 from workbench.figures_curves import compare_layers, compare_means, layer_curve, relearn_curves
 from workbench.figures_features import feature_scatter
@@ -19,7 +19,7 @@ from workbench.figures_maps import compare_maps, is_map, map_figure
 from workbench.figures_style import ITEMS, alt_text, table_of
 from workbench.figures_trace import mixes_places, places_figure
 from workbench.figures_validation import validation_figure
-from workbench.figures_verdict import forest, ladder
+from workbench.figures_verdict import forest, forest_of, ladder
 from workbench.trace import Trace
 
 __all__ = [
@@ -29,8 +29,10 @@ __all__ = [
     "compare_means",
     "compare_ranked",
     "edit_card",
+    "evidence_card",
     "figure_of",
     "forest",
+    "forest_of",
     "kind_of",
     "ladder",
     "ranked_bars",

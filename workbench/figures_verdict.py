@@ -151,8 +151,13 @@ def _step(figure: go.Figure, position: int, rung: Rung) -> None:
 
 def forest(report: AuditReport) -> go.Figure:
     """The difference to its control of every measured claim, with interval and margin band, a panel an axis."""
-    groups = _groups([e for e in report.evidence if e.difference is not None])
-    left_out = sum(e.value is not None and e.difference is None for e in report.evidence)
+    return forest_of(report.evidence)
+
+
+def forest_of(evidence: Sequence[Evidence]) -> go.Figure:
+    """The same for some claims only, whatever report they come from."""
+    groups = _groups([e for e in evidence if e.difference is not None])
+    left_out = sum(e.value is not None and e.difference is None for e in evidence)
     if not groups:
         return finish(go.Figure(), "Differences to control", "No claim has a measured difference to a control.", 120)
     height = 90 + sum(58 + 30 * len(claims) for claims in groups.values())
