@@ -5,7 +5,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 export WANDB_MODE := disabled
 
-.PHONY: demo demo-moe view test test-browser check fix slow architectures unlearning notebooks bench bench-gradient clean
+.PHONY: demo demo-moe view test test-browser check fix slow architectures unlearning notebooks validity bench bench-gradient clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -50,6 +50,9 @@ unlearning: .venv/installed-dev      ## the table of removals and guards in the 
 
 notebooks: .venv/installed-dev       ## the notebooks with their pictures, as pages that open offline: runs/notebooks
 	$(BIN)/python -m notebooks.execute
+
+validity: .venv/installed-dev        ## the audit audited, on models of known truth (hours; goes on where it was stopped)
+	$(BIN)/python -m bench.audit_validity --attacked --readme
 
 bench: .venv/installed-dev         ## measurements, side by side
 	$(BIN)/python -m bench.hooks

@@ -82,7 +82,12 @@ def floor_items(claim: Claim, readings: Readings) -> Items | None:
 
 
 def depth_kept(drops: Trace, reference: Trace) -> Items:
-    """1 - UDS a fact: how much of the depth the reference lost is still there (1 intact, 0 like the reference)."""
+    """1 - UDS a fact: how much of the depth the reference lost is still there (1 intact, 0 like the reference).
+
+    As its authors have it, the share lost in a layer is capped at the reference's own 1. What a second retrained model
+    scatters above it is so cut off and what it scatters below reads as kept: .08 to .17 for models that never knew,
+    which is why the claim has a margin of its own.
+    """
     ours, theirs = drops.values, reference.values
     counted = np.where(theirs > 0.05, theirs, 0.0)  # layers that encode the fact: the reference drops by over 0.05 nats
     weight = counted.sum(axis=0)

@@ -36,6 +36,9 @@ class JudgeOptions(Method):
 
     margin: float = Field(0.1, gt=0, lt=1)
     """Largest excess over the control that still counts as none (shares, probabilities, AUC, Jaccard)."""
+    depth_margin: float = Field(0.25, gt=0, lt=1)
+    """The same for the share of depth kept. It is wider because the score is cut off at the reference's own value: models
+    retrained with another start, which never knew, read .08 to .17 (intervals up to .20) on the bank of known truth."""
     utility_margin: float = Field(0.1, gt=0, lt=1)
     """Largest loss of near or far accuracy that still counts as none."""
     fluency_margin: float = Field(0.1, gt=0)
@@ -140,8 +143,9 @@ class Judge:
         drawn = {place: self._difference_draws(pair) for place, pair in pairs.items()}
         worst = max(drawn, key=lambda place: drawn[place].mean)
         difference = drawn[worst].estimate(level)
+        margin = self.options.depth_margin if claim.id == "depth" else self.options.margin
         place = ours.places.index(worst)
-        status = knowledge_status(difference, self.options.margin, bool(theirs))
+        status = knowledge_status(difference, margin, bool(theirs))
         # An absence without power proves nothing; an excess over the control is an excess, whatever the base shows.
         powerless = "" if status == "FAIL" else self._powerless(before, theirs, floor)
         return Evidence(
@@ -152,10 +156,10 @@ class Judge:
             floor=self._mean(floor, min(place, len(floor.values) - 1), level) if floor else None,
             difference=difference,
             compared_with=_control_name(claim, theirs),
-            margin=self.options.margin,
+            margin=margin,
             detectable=drawn[worst].detectable,
             where=worst,
-            p_equivalence=max(d.p_equivalence(self.options.margin) for d in drawn.values()) if theirs else None,
+            p_equivalence=max(d.p_equivalence(margin) for d in drawn.values()) if theirs else None,
             status="INCONCLUSIVE" if powerless else status,
             note=powerless or "; ".join(filter(None, (_note(claim, len(pairs)), self._few(ours)))),
         )

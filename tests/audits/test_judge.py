@@ -179,6 +179,24 @@ def test_depth_is_zero_at_the_reference_and_one_when_nothing_was_lost() -> None:
     assert np.isnan(depth_kept(drops, drops).values).all()  # no layer encodes it: not a number, not zero
 
 
+def test_a_second_model_that_never_knew_is_within_depths_own_margin_and_an_intact_one_is_not() -> None:
+    rng, reference = np.random.default_rng(0), _depth(np.full((5, N), 2.0))
+    other = _depth(2 + rng.normal(0, 0.7, (5, N)))
+    kept = depth_kept(other, reference).values
+    assert 0.1 < kept.mean() < 0.2  # over the margin of the other claims, by the cap alone
+    base = _depth(np.zeros((5, N)))
+    assert judged("depth", other, base, reference).status == "PASS"
+    assert judged("depth", other, base, reference).margin == QUICK.depth_margin
+    assert judged("depth", _depth(np.full((5, N), 1.0)), base, reference).status == "FAIL"  # half is left
+
+
+def _depth(values: np.ndarray) -> Trace:
+    """Drops a layer and fact."""
+    layers, n = values.shape
+    labels = {"layer": tuple(map(str, range(layers))), "fact": tuple(map(str, range(n)))}
+    return Trace("depth_score", values, ("layer", "fact"), "nats", labels, {"subjects": labels["fact"]})
+
+
 def test_membership_is_two_sided() -> None:
     never = [f"n{i}" for i in range(N)]
     rng = np.random.default_rng(0)
