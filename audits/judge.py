@@ -37,7 +37,7 @@ class JudgeOptions(Method):
     margin: float = Field(0.1, gt=0, lt=1)
     """Largest excess over the control that still counts as none (shares, probabilities, AUC, Jaccard)."""
     depth_margin: float = Field(0.25, gt=0, lt=1)
-    """The same for the share of depth kept. It is wider because the score is cut off at the reference's own value: models
+    """The same for the share of depth kept. Wider, because the score is cut off at the reference's own value: models
     retrained with another start, which never knew, read .08 to .17 (intervals up to .20) on the bank of known truth."""
     utility_margin: float = Field(0.1, gt=0, lt=1)
     """Largest loss of near or far accuracy that still counts as none."""
