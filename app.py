@@ -53,6 +53,6 @@ def pages() -> dict[str, list[st.Page]]:
 
 
 st.set_page_config(page_title="Unlearning workbench", layout="wide")
-page = st.navigation({section: found for section, found in pages().items() if found})
+page = st.navigation({section: found for section, found in pages().items() if found}, expanded=True)
 sidebar()
 page.run()

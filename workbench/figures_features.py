@@ -33,7 +33,9 @@ def feature_scatter(trace: Trace) -> go.Figure:
             mode="markers",
             cliponaxis=False,
             marker={"color": LOOKS[name].color, "symbol": LOOKS[name].marker, "size": 8, "opacity": 0.7},
-            customdata=[[plain(label), *map(number, values)] for label, values in zip(labels, more[rows], strict=True)],
+            customdata=[
+                [plain(label), *map(number, values.tolist())] for label, values in zip(labels, more[rows], strict=True)
+            ],
             meta=describes("", name, "forget", "retain", ["feature", *others]),
             hovertemplate="feature %{customdata[0]}: forget %{x:.3g}, retain %{y:.3g}, "
             + ", ".join(f"{other} %{{customdata[{i + 1}]}}" for i, other in enumerate(others))

@@ -52,6 +52,12 @@ def by_layer(trace: Trace, part: str) -> Trace:
     return replace(cut, axes=names, labels=labels | {"layer": tuple(_name(sites[i]) for i in there)})
 
 
+def named_layers(trace: Trace) -> Trace:
+    """The same with the layers called `embed`, `0`, `1`, ..., where each is there once."""
+    names = tuple(layer_name(label) for label in trace.labels["layer"])
+    return replace(trace, labels={**trace.labels, "layer": names}) if len(set(names)) == len(names) else trace
+
+
 def kept(trace: Trace, axis: str, entries: Sequence[int]) -> Trace:
     """Some entries of one axis, in the order given; the notes' subjects go with the facts."""
     number = trace.axis(axis)

@@ -51,9 +51,8 @@ def _quadrants(run: Opened, key: str, traces: Mapping[str, Trace]) -> np.ndarray
         absent(run.words(key), str(error))
         return None
     quad = choose("Quadrant", "quad", [ALL, *QUADRANTS], lambda q: "all items" if q == ALL else _words(q))
-    frame = CellAt(*QUADRANTS[quad]) if quad in QUADRANTS else None
     figure = discordance(traces["base"], traces["checkpoint"], run.words(key))
-    grid(figure, "discordance", frame, _choose, "Click a quadrant, or choose it above.")
+    grid(figure, "discordance", None, _choose, "Click a quadrant, or choose it above.")  # a frame would hide the count
     return np.full(found.shape, True) if quad == ALL else found == quad
 
 

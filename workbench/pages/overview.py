@@ -1,5 +1,6 @@
 """Overview: the verdict as a ladder, what contradicts it, and every axis with its numbers."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from workbench.pages.frame.picture import download, head, picture
 from workbench.pages.frame.reading import Opened
 from workbench.pages.frame.states import absent
 from workbench.pages.frame.url import choose
+from workbench.remains import by_layers, by_tokens
 from workbench.report_words import AXIS_WORDS
+from workbench.trace_cuts import layer_name
 
 HERE = Path(__file__).parent
 
@@ -30,6 +33,26 @@ PAGE_OF = {
     "utility": ("items", "Items"),
 }
 """Axis -> the page that shows its evidence; the report where that page is not there."""
+
+PAGE_OF_CLAIM = {
+    "probe": ("probes", "Probes"),
+    "depth": ("depth", "Patching depth"),
+    "vectors": ("concepts", "Concept vectors"),
+}
+"""Claim -> its page, where that is another than its axis's."""
+
+REMAINS = {"logit_lens.forget": ("lens", "Lens"), "linear_probes.forget": ("probes", "Probes")}
+"""Readings by layer and fact in which knowledge may still show, and their pages."""
+
+WITH_LAYER = ("lens", "probes", "depth")
+"""Pages on which the layer a claim rests on can be chosen."""
+
+LAYER = re.compile(r"embed|L\d+")
+
+KEPT = ("folder", "concept", "run", "cmp")
+"""Choices a link takes along."""
+
+TRACED, STATE = "causal_trace.forget", "resid_post"
 
 CURVES = {"decodability": "logit_lens.forget", "recoverability": "relearn.forget"}
 """Axis -> the reading whose mean curve of the checkpoint is its sparkline."""
@@ -51,6 +74,7 @@ def page() -> None:
         st.warning(safe(warning, 600))
     picture(ladder(report), "ladder", "A level holds only when every lower one does.")
     _contradictions(report)
+    _remains(run)
     _axes(run, report)
     st.subheader("Every difference to its control", anchor=False)
     picture(forest(report), "forest", "Each axis has its own scale. The grey band is the margin fixed before the run.")
@@ -169,9 +193,38 @@ def _details(e: Evidence) -> None:
         facts += [f"difference to {e.compared_with}: {_interval(e)}" if e.difference else ""]
         facts += [f"smallest difference this many items would show: {number(e.detectable)}" if e.detectable else ""]
         st.caption(safe("; ".join(fact for fact in facts if fact)))
-        path, title = PAGE_OF.get(e.axis, ("report", "Report"))
-        if (HERE / f"{path}.py").is_file():
-            st.page_link(str(HERE / f"{path}.py"), label=f"The evidence: {title}", icon=":material/arrow_forward:")
+        path, title = PAGE_OF_CLAIM.get(e.claim, PAGE_OF.get(e.axis, ("report", "Report")))
+        at = {"layer": layer_name(e.where)} if path in WITH_LAYER and LAYER.fullmatch(e.where) else {}
+        _link(path, f"The evidence: {title}" + (f", layer {at['layer']}" if at else ""), at)
+
+
+def _remains(run: Opened) -> None:
+    """The fact, layer and token where most shows, each a click away."""
+    st.subheader("Where most is left", anchor=False)
+    found = [(path, title, by_layers(run.traces(key, other=False))) for key, (path, title) in REMAINS.items()]
+    found.append(("trace", "Causal trace", by_tokens(run.traces(TRACED, other=False), STATE)))
+    places = [(path, title, place) for path, title, place in found if place is not None]
+    for path, title, place in places:
+        at = {"layer": place.layer, "item": place.number}
+        at |= {"tok": place.token, "kind": STATE} if place.token else {}
+        token = f", {place.token}" if place.token else ""
+        numbers = ", ".join(f"{role} {number(value)}" for role, value in place.values.items())
+        _link(path, f"{title}: fact {place.number}, layer {place.layer}{token} ({numbers})", at)
+    if places:
+        st.caption(
+            "The layer that stands out most against the reference, and the fact there. One fact alone is no evidence."
+        )
+    else:
+        st.caption("No layer stands out against the reference, or no reading by layer and fact is stored in this run.")
+
+
+def _link(path: str, words: str, at: dict[str, str]) -> None:
+    """A link to another page with some choices made; the others stay as they are."""
+    if (HERE / f"{path}.py").is_file():
+        kept = {name: str(st.query_params[name]) for name in KEPT if name in st.query_params}
+        st.page_link(
+            str(HERE / f"{path}.py"), label=safe(words), icon=":material/arrow_forward:", query_params=kept | at
+        )
 
 
 if __name__ == "__main__":

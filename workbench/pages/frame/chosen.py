@@ -79,11 +79,19 @@ def sidebar() -> None:
 
 
 def _choose(at: Path, every: tuple[Shelved, ...]) -> Chosen:
-    folder = choose("Runs folder", "folder", _folders(every), lambda f: _folder_words(at, f), f"Below {safe(at)}")
+    first, below_it = st.container(), st.container()  # the runs stand first, what narrows their list below
+    with below_it:
+        folder = choose("Runs folder", "folder", _folders(every), lambda f: _folder_words(at, f), f"Below {safe(at)}")
     below = tuple(run for run in every if folder == "." or _is_below(run.name, folder))
     concepts = sorted({run.concept for run in below if run.concept})
-    concept = choose("Concept", "concept", [ALL, *concepts], lambda c: "all concepts" if c == ALL else c)
+    with below_it:
+        concept = choose("Concept", "concept", [ALL, *concepts], lambda c: "all concepts" if c == ALL else c)
     runs = tuple(run for run in below if concept in (ALL, run.concept))
+    with first:
+        return _of_runs(at, runs, every)
+
+
+def _of_runs(at: Path, runs: tuple[Shelved, ...], every: tuple[Shelved, ...]) -> Chosen:
     by_name = {run.name: run for run in runs}
     a = choose("Run A", "run", list(by_name), lambda name: label(by_name[name]), "The run every page shows.")
     rest = [name for name in by_name if name != a]

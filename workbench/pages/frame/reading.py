@@ -8,6 +8,7 @@ from pathlib import Path
 
 import streamlit as st
 
+from workbench.comparison import Comparison
 from workbench.errors import BadInput
 from workbench.evidence import AuditReport
 from workbench.report import read_report
@@ -17,6 +18,7 @@ from workbench.shelf import (
     damage,
     files_stamp,
     in_order,
+    inside,
     load_trace,
     run_folders,
     shelved,
@@ -64,6 +66,11 @@ def _trace(path: str, role: str, key: str, stamp: Stamp) -> Trace:  # noqa: ARG0
 @st.cache_data(max_entries=256, show_spinner="Checking the files of the run …")
 def _damage(path: str, stamp: Stamp, _run: Shelved) -> dict[str, str]:  # noqa: ARG001
     return damage(_run.path, _run.manifest or {})
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _comparison(path: str, stamp: Stamp) -> Comparison:  # noqa: ARG001
+    return Comparison.load(Path(path))
 
 
 @dataclass(frozen=True)
@@ -160,3 +167,17 @@ class Opened:
                 return str(troubles[role][key].why)
         reasons = [e.why_missing for e in report.evidence if e.axis == Key.parse(key).axis and e.why_missing]
         return str(reasons[0]) if reasons else "this run did not read it"
+
+
+def comparison_of(run: Opened) -> Comparison:
+    """What a run of `workbench compare` found.
+
+    Raises:
+        BadInput: when its files are missing, damaged or lie outside the run.
+    """
+    files = ["comparison.json", "comparison.parquet"]
+    for file in files:
+        inside(run.on.path, file)
+        if file in run.damaged:
+            raise BadInput(f"{file} {run.damaged[file]}, so nothing is drawn from it")
+    return _comparison(str(run.on.path), files_stamp(run.on.path, files))
