@@ -39,10 +39,18 @@ def knows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from workbench.demo.teach import taught, teach
 
     concept = load_concept("tofu:forget01?limit=10", data=SHARED / "data")
-    stories = json.loads((SHARED / "data" / "text" / "tinystories_1000.json").read_text())[:15]
+    stories = json.loads((SHARED / "data" / "text" / "tinystories_1000.json").read_text())[:30]
     folder = tmp_path_factory.mktemp("real") / "knows"
     with Checkpoint(STORIES).open() as model:
-        edit = teach(model, taught(concept), steps=300, lr=3e-3, batch_size=16, text=stories, own_texts=0)
+        edit = teach(
+            model,
+            taught(concept),
+            steps=400,
+            lr=3e-3,
+            batch_size=4,
+            text=[story[:250] for story in stories],
+            own_texts=0,
+        )
         assert edit.notes["last_loss"] < 0.5 * edit.notes["first_loss"]
         edit.write(model, folder)
     return folder
