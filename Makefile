@@ -5,7 +5,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 export WANDB_MODE := disabled
 
-.PHONY: demo demo-moe view test test-browser check fix slow architectures unlearning notebooks validity bench bench-gradient clean
+.PHONY: demo demo-moe view test test-browser check fix slow architectures unlearning tradeoff notebooks validity bench bench-gradient clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -47,6 +47,9 @@ architectures: .venv/installed-dev   ## the table of architectures in the README
 
 unlearning: .venv/installed-dev      ## the table of removals and guards in the README, audited on the embedded models
 	$(BIN)/python -m bench.unlearning --readme
+
+tradeoff: .venv/installed-dev        ## the trade-off of every method over three seeds: docs/tradeoff.md, goes on where it stopped
+	$(BIN)/python -m bench.tradeoff --docs
 
 notebooks: .venv/installed-dev       ## the notebooks with their pictures, as pages that open offline: runs/notebooks
 	$(BIN)/python -m notebooks.execute
