@@ -17,7 +17,7 @@ from typing import Any
 from audits.claims import CLAIMS, Claim, Suite, asked_in
 from audits.judge import Judge, JudgeOptions
 from audits.read import DEPTH, Found, Progress, ReadingOptions, asked_keys, loaded, read, read_depth, stored
-from audits.readings import Asked, Readings
+from audits.reading_ways import Asked, Readings
 from audits.reference import DIRECT, base_ignorant, reference_knows
 from audits.verdict import contradictions, ladder, utility_of
 from workbench.cache import cache_folder
@@ -33,7 +33,7 @@ READING_CODE = (
     "workbench/*.py",
     "probes/*.py",
     "audits/read.py",
-    "audits/readings.py",
+    "audits/reading*.py",
     "audits/behaviour/*.py",
     "audits/attacks/*.py",
     "audits/privacy/*.py",

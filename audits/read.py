@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from audits.readings import BY_KEY, Asked, ReadingOptions, Readings, needed
+from audits.reading_options import ReadingOptions
+from audits.reading_ways import Asked, Readings
+from audits.readings import BY_KEY, needed
 from probes.depth_score import DepthScore
 from workbench.concepts import FactSet
 from workbench.errors import BadInput

@@ -49,7 +49,7 @@ def asked_claims() -> tuple[str, ...]:
 def reading_options() -> Any:
     """One training a probe and one relearning in place of three, nothing traced: the rules stay the audit's own."""
     from audits.attacks.relearn import Relearn
-    from audits.readings import ReadingOptions
+    from audits.reading_options import ReadingOptions
 
     return ReadingOptions(probe_seeds=1, relearn=Relearn(seeds=(0,), steps=(0, 20)), trace_facts=0)
 

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from audits.attacks.relearn import Relearn
 from audits.behaviour.perplexity import Perplexity
-from audits.read import Reader, ReadingOptions
+from audits.reading_ways import probe_training
 from bench.tradeoff_settings import BARE
 from bench.unlearning_settings import Setting
 from interventions import INTERVENTIONS
@@ -160,7 +160,7 @@ def benign(model: HookedModel, facts: Sequence[Fact], asked: Sequence[Fact], see
 
 def probed(model: HookedModel, concept: Concept, measures: Measures) -> dict[str, float]:
     """Layer -> accuracy of linear probes trained on facts about other subjects; what enters the first block first."""
-    train = Reader(concept, ReadingOptions()).probe_training()
+    train = probe_training(concept)
     trace = LinearProbes(seeds=measures.probe_seeds).look(model, concept.forget, train=train)
     means = np.nanmean(trace.values, axis=(1, 2))
     return dict(zip(trace.labels["layer"], map(float, means), strict=True))

@@ -130,7 +130,7 @@ class Reading:
         if _reads(method, "progress"):
             found["progress"] = partial(step, f"reading {self.name}")
         if _reads(method, "train"):
-            from audits.readings import probe_training
+            from audits.reading_ways import probe_training
 
             found["train"] = probe_training(self.concept)
         return {name: value for name, value in found.items() if callable(value) or len(value)}
