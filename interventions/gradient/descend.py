@@ -44,6 +44,7 @@ from interventions.gradient.pairs import (
 from interventions.retaining import retain_facts
 from workbench.concepts import Concept, Fact
 from workbench.edits import WeightEdit, fit_weights
+from workbench.errors import BadInput
 from workbench.experts import whole_names
 from workbench.model import HookedModel
 from workbench.regions import NeuronParts, is_inside, masks_of, region_of
@@ -338,6 +339,8 @@ def _pairs(
     names: Sequence[str],
 ) -> list[Pair]:
     """The items of the training, with everything that is known before it."""
+    if not forget:
+        raise BadInput("The forget set is empty: there is nothing to unlearn. Give at least one fact under 'forget'")
     other, asked = None, method.asks()
     mine = texts(model, forget, "forget", scored="original" in asked)
     theirs = texts(model, retain, "retain")

@@ -30,7 +30,11 @@ def refused(cli, planted_folder, concept_file):
         (("lok",), ["No verb called 'lok'", "Did you mean 'look'?", "audit"]),
         (
             ("look", "MODEL", "--concept", "CONCEPT", "--probe", "logitlens"),
-            ["No probe or behavioural reading called 'logitlens'", "Did you mean 'logit_lens'?", "accuracy"],
+            [
+                "No probe or behavioural reading or membership score called 'logitlens'",
+                "Did you mean 'logit_lens'?",
+                "accuracy",
+            ],
         ),
         (("unlearn", "MODEL", "--concept", "CONCEPT", "--method", "nop"), ["No intervention called 'nop'", "'npo'"]),
         (("look", "MODEL", "--concept", "CONCEPT"), ["What to look into", "Name a reading", "list probes"]),

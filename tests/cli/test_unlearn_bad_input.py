@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from interventions.gradient.given import _losses as token_losses
 from tests.zoo import tokenizer
 from workbench.cli import unlearn
-from workbench.objectives import answer_loss
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ class Breaks:
 
     def __call__(self, *given, **more):
         self.calls += 1
-        found = answer_loss(*given, **more)
+        found = token_losses(*given, **more)
         if self.calls <= self.after:
             return found
         if self.where == "loss":
@@ -126,7 +126,7 @@ def test_a_training_that_diverges_hands_over_the_last_good_checkpoint(npo, monke
     """Forget and retain loss are two calls an update: the seventh update breaks, the last kept is the sixth."""
     monkeypatch.setattr("interventions.gradient.descend.KEEP_EVERY", 3)
     words = ("--set", "steps=9", "--seed", 3)
-    monkeypatch.setattr("interventions.gradient.given.answer_loss", Breaks(2 * 6, where))
+    monkeypatch.setattr("interventions.gradient.given._losses", Breaks(2 * 6, where))
     said = npo(*words)
     assert (said.code, said.out) == (1, ""), said.err
     message = said.err.splitlines()[-1]
@@ -143,7 +143,7 @@ def test_the_last_good_checkpoint_is_that_of_a_training_that_ended_there(npo, mo
     monkeypatch.setattr("interventions.gradient.descend.KEEP_EVERY", 3)
     assert npo("--set", "steps=6", "--out", "six").code == 0
     with monkeypatch.context() as patch:
-        patch.setattr("interventions.gradient.given.answer_loss", Breaks(2 * 7, "loss"))
+        patch.setattr("interventions.gradient.given._losses", Breaks(2 * 7, "loss"))
         assert npo("--set", "steps=9").code == 1
     good = load_file(Path("run") / unlearn.LAST_GOOD / "checkpoint" / "model.safetensors")
     six = load_file(Path("six") / "checkpoint" / "model.safetensors")
@@ -153,7 +153,7 @@ def test_the_last_good_checkpoint_is_that_of_a_training_that_ended_there(npo, mo
 
 
 def test_without_anything_kept_the_model_as_it_was_is_the_last_good_one(npo, monkeypatch):
-    monkeypatch.setattr("interventions.gradient.given.answer_loss", Breaks(2, "gradient"))
+    monkeypatch.setattr("interventions.gradient.given._losses", Breaks(2, "gradient"))
     said = npo("--set", "steps=9")
     assert said.code == 1 and "at step 2 of 9" in said.err and "is the model as it was" in said.err
     assert sorted(path.name for path in Path("run").rglob("*")) == ["manifest.json"]
