@@ -304,6 +304,7 @@ def _judged(asked: Question, found: Mapping[str, Found]) -> AuditReport:
         utility="not measured",
         utility_reason="",
         evidence=(),
+        suite=asked.suite if asked.checks is None else "",
         checks=None if asked.all_claims else tuple(claim.id for claim in asked.claims),
         troubles={role: f.troubles for role, f in found.items() if f.troubles},
         options={"reading": asked.reading.spec(), "judging": {}},

@@ -201,6 +201,8 @@ class AuditReport(Frozen):
     """Every claim of the table, measured or not."""
     checks: tuple[str, ...] | None = None
     """Claims that were asked for; None for all."""
+    suite: str = ""
+    """The suite that was asked; empty where single claims were named instead."""
     others: tuple[OtherNumber, ...] = ()
     """What other tools measured, read from their files."""
     troubles: dict[str, dict[str, Trouble]] = Field(default_factory=dict)

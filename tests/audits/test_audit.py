@@ -195,7 +195,7 @@ def test_a_suite_asks_less_and_says_how_to_ask_more(world, monkeypatch: pytest.M
         "accuracy.never_taught",
         "relearn.forget",
     }
-    assert only.checks == ("direct", "relearn")
+    assert (only.checks, only.suite, quick.suite) == (("direct", "relearn"), "", "quick")
     assert only.of("direct") == quick.of("direct")
     with pytest.raises(BadInput, match="Did you mean 'relearn'"):
         ask(world, "clean", checks=["relern"])
