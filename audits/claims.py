@@ -3,7 +3,7 @@
 A claim reads one number a fact (higher means more knowledge left, or for utility more knowledge kept) for the audited
 checkpoint, the base and the reference. A new question is one row. A row that nothing could be read for is reported as
 not run and caps the level: a rung without its evidence is not reached. A row that is not `needed` caps it only when it
-was read and found knowledge.
+was read and found knowledge, or broke.
 
     quick       what is asked of outputs and of stored states: under a minute on a small model
     standard    everything that a level needs

@@ -1,8 +1,8 @@
 """From evidence to a verdict: the ladder with its caps, the utility verdict, and where axes contradict each other.
 
 The level is the highest rung with all lower rungs evidenced. One claim that failed, could not decide or was not run
-stops the climb, and the report names it; a claim that is not needed stops it only by finding knowledge. There is no
-averaged score.
+stops the climb, and the report names it; a claim that is not needed stops it only by finding knowledge, or by
+breaking. There is no averaged score.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def ladder(claims: Sequence[Claim], evidence: Sequence[Evidence], has_reference:
     extra = {claim.id for claim in claims if not claim.needed}
     for rung in range(1, len(LEVELS)):
         stops = [e for e in evidence if e.rung == rung and e.status not in GOOD and e.claim not in idle]
-        stops = [e for e in stops if e.status == "FAIL" or e.claim not in extra]
+        stops = [e for e in stops if e.status in ("FAIL", "ERROR") or e.claim not in extra]
         if stops:
             return rung - 1, f"U{rung}: " + "; ".join(stop_words(e) for e in sorted(stops, key=_gravity))
         if rung == 5:

@@ -123,10 +123,10 @@ WAYS: tuple[Way, ...] = (
 """Every way, in the order in which a world is worked through: a run that is stopped has some of each truth."""
 
 SEEDS = (0, 1, 2, 3)
-"""Worlds of each kind. Seed 0 was looked at while fakes and rules were made; the last one was not looked at before."""
+"""Worlds of each kind. Seed 0 was looked at while fakes and rules were made."""
 
 HELD_OUT = 3
-"""The seed that settings were not chosen on and rules were not changed for."""
+"""A seed by which no setting or rule was chosen; what stopped its verdicts had been seen, so it is no clean one."""
 
 
 @dataclass(frozen=True)

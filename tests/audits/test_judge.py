@@ -14,6 +14,7 @@ from workbench.trace import Trace
 
 N, QUICK = 40, JudgeOptions(draws=500)
 SUBJECTS = [f"s{i // 5}" for i in range(N)]
+EXTRA = {"claim": "extra", "question": "?", "axis": "outputs", "rung": 1, "metric": "share"}
 BY_ID = {claim.id: claim for claim in CLAIMS}
 
 
@@ -394,6 +395,11 @@ def test_a_claim_that_is_not_needed_stops_the_climb_only_by_finding_something() 
 
     assert reached("INCONCLUSIVE") >= 1
     assert reached("FAIL") == 0
+    broken = Evidence(**EXTRA, status="ERROR", why_missing="it broke")
+    absent = Evidence(**EXTRA, status="NOT_RUN", why_missing="not asked for")
+    direct = judged("direct", facts(0.0), facts(1.0), facts(0.0))
+    assert ladder(claims, [direct, broken], True)[0] == 0  # an attack that broke proves nothing
+    assert ladder(claims, [direct, absent], True)[0] >= 1
 
 
 def test_a_reading_that_cannot_be_judged_is_an_error_of_that_claim_alone() -> None:
