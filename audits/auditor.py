@@ -19,7 +19,7 @@ from audits.judge import Judge, JudgeOptions
 from audits.read import DEPTH, Found, Progress, ReadingOptions, asked_keys, loaded, read, read_depth, stored
 from audits.reading_ways import Asked, Readings
 from audits.reference import DIRECT, base_ignorant, reference_knows
-from audits.verdict import contradictions, ladder, utility_of
+from audits.verdict import contradictions, knowledge_of, ladder, utility_of
 from workbench.cache import cache_folder
 from workbench.checkpoint import Checkpoint
 from workbench.checkpoint_config import require_comparable
@@ -99,7 +99,7 @@ def audit(
     about = {role: c.record for role, c in roles.items()}
     with run.running(inputs={role: c.shards for role, c in roles.items()}, checkpoints=about):
         run.event(doing="reading", concept=concept.name)
-        found = _read_all(asked, progress)
+        found = _read_all(asked, _told(run, progress))
         report = _judged(asked, found)
         _copy_readings(asked, found, run.path)
         write_report(report, run.path, {role: f.traces for role, f in found.items()})
@@ -229,6 +229,17 @@ def _read_all(asked: Question, progress: Progress | None) -> dict[str, Found]:
     return found
 
 
+def _told(run: RunFolder, progress: Progress | None) -> Progress:
+    """Progress that is also written to the run's events, so that the app can show it."""
+
+    def tell(what: str, done: int, total: int) -> None:
+        run.event(doing="reading", what=what, done=done, total=total)
+        if progress:
+            progress(what, done, total)
+
+    return tell
+
+
 def _read_one(asked: Question, role: str, base: Readings | None, folder: Path, progress: Progress | None) -> Found:
     """Readings of one model; when all of them are stored, the model is not even opened."""
     keys = asked_keys(asked.keys, role)
@@ -333,12 +344,15 @@ def _report(blank: AuditReport, readings: Mapping[str, Readings], judging: Judge
     judge = Judge(readings["checkpoint"], readings["base"], reference, judging, blank.troubles, checks)
     evidence = judge.judge(CLAIMS)
     level, capped_by = ladder(CLAIMS, evidence, reference is not None)
+    knowledge, found_by = knowledge_of(level, evidence)
     utility, reason = utility_of(evidence, judging)
     return blank.model_copy(
         update={
             "evidence": evidence,
             "level": level,
             "capped_by": capped_by,
+            "knowledge": knowledge,
+            "found_by": found_by,
             "utility": utility,
             "utility_reason": reason,
             "warnings": tuple(line for line in (knows, base_ignorant(readings["base"], judging)) if line),

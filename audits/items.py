@@ -4,7 +4,7 @@ Pure numpy: no model and no torch.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -146,3 +146,8 @@ def _jaccard(before: Trace, after: Trace) -> Items:
     sites = after.labels["site"]
     pairs = [(set(before.notes["top_ids"][site]), set(after.notes["top_ids"][site])) for site in sites]
     return Items(np.array([[len(old & new) / len(old | new) for old, new in pairs]]), tuple(sites), ("",))
+
+
+def units(clusters: Sequence[str], minimum: int) -> Sequence[str]:
+    """What is resampled: subjects, or single facts where there are too few subjects to draw an interval from."""
+    return clusters if len(set(clusters)) >= minimum else [str(i) for i in range(len(clusters))]

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from pydantic import Field
 
 from audits.claims import Claim
-from audits.items import Items, Readings, floor_items, items_of, knowledge_items
+from audits.items import Items, Readings, floor_items, items_of, knowledge_items, units
 from workbench.evidence import Estimate, Evidence, Status, Trouble
 from workbench.registry import Method
 from workbench.stats import Draws, bootstrap, bootstrap_auc, holm
@@ -256,9 +256,7 @@ class Judge:
         return bootstrap(values.astype(float), self._units(clusters), seed, self.options.draws)
 
     def _units(self, clusters: Sequence[str]) -> Sequence[str]:
-        """What is resampled: subjects, or single facts where there are too few subjects to draw an interval from."""
-        enough = len(set(clusters)) >= self.options.minimum
-        return clusters if enough else [str(i) for i in range(len(clusters))]
+        return units(clusters, self.options.minimum)
 
     def _missing(self, claim: Claim, why: str, status: Literal["NOT_RUN", "ERROR"] = "NOT_RUN") -> Evidence:
         return Evidence(**_head(claim), status=status, why_missing=why)

@@ -10,7 +10,7 @@ Does not show: that the reference was trained without the facts; one that knows 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from audits.items import items_of
+from audits.items import items_of, units
 from workbench.stats import Draws, bootstrap
 from workbench.trace import Trace
 
@@ -57,4 +57,6 @@ def base_ignorant(base: Mapping[str, Trace], options: "JudgeOptions") -> str:
 
 def _draws(trace: Trace, options: "JudgeOptions", shift: int) -> Draws:
     items = items_of(trace)
-    return bootstrap(items.values[0].astype(float), items.clusters, options.seed + shift, options.draws)
+    return bootstrap(
+        items.values[0].astype(float), units(items.clusters, options.minimum), options.seed + shift, options.draws
+    )

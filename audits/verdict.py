@@ -2,14 +2,15 @@
 
 The level is the highest rung with all lower rungs evidenced. One claim that failed, could not decide or was not run
 stops the climb, and the report names it; a claim that is not needed stops it only by finding knowledge, or by
-breaking. There is no averaged score.
+breaking. There is no averaged score. Beside the level stands whether knowledge was found at all: `undecided` below U4
+is a lack of evidence, `found` is evidence.
 """
 
 from collections.abc import Sequence
 
 from audits.claims import Claim
 from audits.judge import JudgeOptions
-from workbench.evidence import LEVELS, Evidence, Utility
+from workbench.evidence import LEVELS, Evidence, Knowledge, Utility
 
 GOOD = ("PASS", "WARN")
 """Statuses that evidence a claim."""
@@ -30,6 +31,18 @@ def ladder(claims: Sequence[Claim], evidence: Sequence[Evidence], has_reference:
         if rung == 5:
             return _equivalence(claims, evidence, has_reference)
     raise AssertionError("the ladder ends at U5")
+
+
+def knowledge_of(level: int, evidence: Sequence[Evidence]) -> tuple[Knowledge, tuple[str, ...]]:
+    """Whether any claim of U1 to U4 found the knowledge, and which.
+
+    A level alone does not say it: a retrained model and a good fake can both end at U2, the one because an interval is
+    too wide, the other because something was found.
+    """
+    found = [e for e in evidence if e.rung in (1, 2, 3, 4) and e.status == "FAIL"]
+    if found:
+        return "found", tuple(e.claim for e in sorted(found, key=lambda e: e.rung or 0))
+    return ("not found" if level >= 4 else "undecided"), ()
 
 
 def _idle_attacks(claims: Sequence[Claim], evidence: Sequence[Evidence]) -> set[str]:

@@ -9,7 +9,7 @@ them after relearning and after rounding. `--stored` only prints what there is; 
 
 Read it as: AUC of every claim's value, of its difference from the control, of the level and of the verdict, with
 intervals that resample worlds; then the rules that must hold and every case. Level: 0 to 5. Verdict: whether any claim
-of U1 to U4 found knowledge, and then the level.
+of U1 to U4 found knowledge, whether some could not decide, and then the level.
 Does not show: how the audit does on large models, on facts that were not planted, or on fakes nobody thought of.
 """
 

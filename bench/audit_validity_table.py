@@ -57,14 +57,9 @@ class Metric:
     unlearned: Number | None = None
 
 
-def found_knowledge(report: AuditReport) -> list[str]:
-    """Claims of U1 to U4 that found knowledge beyond their control, whatever the level ends at."""
-    return [e.claim for e in report.evidence if e.rung in (1, 2, 3, 4) and e.status == "FAIL"]
-
-
 def standing(report: AuditReport) -> float:
-    """The verdict as one ordinal: models in which knowledge was found below all others, then by level."""
-    return report.level + (0 if found_knowledge(report) else 6)
+    """The report's verdict as one ordinal: knowledge found, undecided, not found; within each by level."""
+    return report.level + 6 * ("found", "undecided", "not found").index(report.knowledge)
 
 
 @dataclass(frozen=True)
@@ -84,7 +79,7 @@ def metrics(rows: Sequence[Row]) -> list[Metric]:
     """The verdict, the level, and every claim that any report measured."""
     claims = {e.claim: e.axis for row in rows for e in row.report.evidence if e.value is not None}
     found = [
-        Metric("**verdict**: knowledge found, then level", _less(standing), _nothing, _verdict_unlearned),
+        Metric("**verdict**: knowledge found or not, then level", _less(standing), _nothing, _verdict_unlearned),
         Metric("level alone", lambda r: -float(r.level), _nothing, lambda r: r.level / 5),
     ]
     for claim, axis in claims.items():
@@ -104,7 +99,7 @@ def _nothing(_: AuditReport) -> float | None:
 
 
 def _verdict_unlearned(report: AuditReport) -> float:
-    return 0.0 if found_knowledge(report) else report.level / 5
+    return standing(report) / 17
 
 
 @dataclass(frozen=True)
@@ -219,7 +214,7 @@ class Tables:
             mine = [row for row in self.rows if row.case.way == way]
             if mine:
                 levels = ", ".join(_counted([f"U{row.report.level}" for row in mine]))
-                found = _counted([claim for row in mine for claim in found_knowledge(row.report)])
+                found = _counted([claim for row in mine for claim in row.report.found_by])
                 utility = ", ".join(_counted([row.report.utility for row in mine]))
                 lines.append(
                     f"| {way.label} | {way.truth} | {len(mine)} | {levels} | {', '.join(found) or '—'} | {utility} |"
@@ -245,7 +240,9 @@ class Tables:
         truths = ", ".join(_counted([row.case.way.truth for row in self.rows]))
         unfit = [row.case.slug for row in self.rows if row.unfit]
         left_out = f" Left out, as no examples of their truth: {', '.join(unfit)}." if unfit else ""
+        commits = sorted({str(row.report.environment.get("commit"))[:7] for row in self.rows})
         return (
+            f"Made at commit {', '.join(commits)}. "
             f"{len(self.rows)} of {len(BANK)} cases in {len(worlds)} independent worlds are in ({truths}). "
             f"Intervals resample worlds; with so few they are rough.{left_out}"
         )
@@ -276,7 +273,7 @@ class Tables:
                 r.case.slug: {
                     "truth": r.case.way.truth,
                     "level": r.report.level,
-                    "found": found_knowledge(r.report),
+                    "found": list(r.report.found_by),
                     "utility": r.report.utility,
                     "rule": r.rule,
                     "unfit": r.unfit,
@@ -290,7 +287,8 @@ INTRODUCTION = """`make validity` makes and audits the bank (`bench/audit_bank.p
 how they were made. AUC: how well a number tells models that know from models that do not (faithfulness; ties count
 half). R, Q and robustness: whether the number of an unlearned model stays after one epoch of relearning, as far as a
 retrained model's does, and after 4-bit rounding; formulas and source in `bench/audit_validity_scores.py`. `verdict`:
-models in which any claim of U1 to U4 found knowledge, below all others, and then by level. Utility claims are not meant
+what a report says first, as one order: knowledge found by some claim of U1 to U4, undecided, not found; within each by
+level. Utility claims are not meant
 to tell who knows. The audit read one seed of probes and of relearning in place of three; its rules are its own."""
 
 

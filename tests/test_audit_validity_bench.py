@@ -6,6 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+from audits.verdict import knowledge_of
 from bench.audit_bank import BANK, HELD_OUT, ROBUST, SEEDS, WAYS, Case
 from bench.audit_validity import BACK, END, FOOLED, GONE, README, START, proven, stored_rows, wanted
 from bench.audit_validity_scores import (
@@ -16,7 +17,7 @@ from bench.audit_validity_scores import (
     relearning,
     robustness,
 )
-from bench.audit_validity_table import Tables, found_knowledge, metrics, standing
+from bench.audit_validity_table import Tables, metrics, standing
 from workbench.evidence import AuditReport, Estimate, Evidence
 
 # ---- the formulas
@@ -139,6 +140,8 @@ def report(level: int, values: dict[str, float], failed: tuple[str, ...] = (), u
             status="FAIL" if claim in failed else "PASS",
         )
 
+    rows = tuple(evidence(claim, value) for claim, value in values.items())
+    knowledge, found_by = knowledge_of(level, rows)
     found = AuditReport(
         concept="c",
         concept_digest="0",
@@ -148,7 +151,9 @@ def report(level: int, values: dict[str, float], failed: tuple[str, ...] = (), u
         capped_by="U1: x; y",
         utility=utility,  # type: ignore[arg-type]
         utility_reason="",
-        evidence=tuple(evidence(claim, value) for claim, value in values.items()),
+        evidence=rows,
+        knowledge=knowledge,
+        found_by=found_by,
         options={},
         margins_digest="",
         environment={},
@@ -185,16 +190,18 @@ def small_bank() -> list[dict]:
 def test_the_verdict_puts_found_knowledge_below_every_level():
     fake = AuditReport.model_validate(report(2, {"direct": 0.1, "lens": 0.8}, ("lens",)))
     clean = AuditReport.model_validate(report(1, {"direct": 0.1, "lens": 0.1}))
-    assert found_knowledge(fake) == ["lens"] and standing(fake) < standing(clean)
+    assert fake.found_by == ("lens",) and standing(fake) < standing(clean)
+    removed = AuditReport.model_validate(report(4, {"direct": 0.1}))
+    assert clean.knowledge == "undecided" and removed.knowledge == "not found" and standing(clean) < standing(removed)
     private = AuditReport.model_validate(report(4, {"membership": 0.2}, ("membership",)))
-    assert found_knowledge(private) == []  # knowing less than the reference betrays membership, not knowledge
+    assert private.found_by == ()  # knowing less than the reference betrays membership, not knowledge
 
 
 def test_metrics_are_whatever_was_measured_and_robustness_is_by_the_formulas():
     tables = Tables.of(small_bank(), draws=50)
     known = {metric.name: metric for metric in metrics(tables.rows)}
     assert {"`direct`", "`lens`", "`near` (utility)"} <= set(known) and "`membership`" not in known
-    verdict = tables.faithful(known["**verdict**: knowledge found, then level"].known)
+    verdict = tables.faithful(known["**verdict**: knowledge found or not, then level"].known)
     level = tables.faithful(known["level alone"].known)
     assert verdict is not None and verdict.mean == 1.0 and level is not None and level.mean == 0.5
     r, q, both = tables.robust(known["`direct`"].unlearned)

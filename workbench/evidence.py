@@ -21,6 +21,14 @@ Status = Literal["PASS", "WARN", "FAIL", "INCONCLUSIVE", "NOT_RUN", "ERROR"]
 
 Utility = Literal["intact", "degraded", "broken", "not measured"]
 
+Knowledge = Literal["found", "undecided", "not found"]
+
+KNOWLEDGE: dict[str, str] = {
+    "undecided": "not found by any claim, but some could not decide or were not run",
+    "not found": "not found by any claim of U1 to U4",
+}
+"""What a report says where no claim found the knowledge."""
+
 LEVELS = (
     ("U0", "not removed", "the model behaves like the base on direct prompts"),
     ("U1", "suppressed on tested prompts", "direct forget prompts fail"),
@@ -187,6 +195,10 @@ class AuditReport(Frozen):
     """Highest rung with all lower rungs evidenced."""
     capped_by: str
     """What keeps it from the next rung; empty at the top."""
+    knowledge: Knowledge = "undecided"
+    """Whether any claim of U1 to U4 found the knowledge; the level says how far the evidence of its absence reaches."""
+    found_by: tuple[str, ...] = ()
+    """Claims that found it, in the order of the ladder."""
     utility: Utility
     """Whether other knowledge stands; a separate verdict."""
     utility_reason: str
@@ -242,6 +254,13 @@ class AuditReport(Frozen):
     @property
     def _shown_to_know(self) -> bool:
         return any(e.rung == 1 and e.status == "FAIL" for e in self.evidence)
+
+    @property
+    def knowledge_words(self) -> str:
+        """What was found, whatever the level: where knowledge shows, or that nothing decided it, or that none does."""
+        if self.knowledge == "found":
+            return f"found by {', '.join(self.found_by)}"
+        return KNOWLEDGE[self.knowledge]
 
     @property
     def verdict(self) -> str:

@@ -41,6 +41,7 @@ def _lines(report: "AuditReport") -> list[str]:
         *([f"Guard       {WARNING}"] if report.roles["checkpoint"].guard else []),
         *(f"Warning     {sentence}" for sentence in report.warnings),
         *([f"Capped by   {report.capped_by}"] if report.capped_by else []),
+        f"Knowledge   {report.knowledge_words}",
         f"Utility     {report.utility}: {report.utility_reason}",
         *(f"But         {sentence}" for sentence in report.contradictions),
     ]
@@ -48,9 +49,16 @@ def _lines(report: "AuditReport") -> list[str]:
 
 def reports_table(reports: "Sequence[AuditReport]") -> Any:
     """One row a checkpoint."""
-    columns = ("checkpoint", "verdict", "utility", "capped by", "strongest contradiction")
+    columns = ("checkpoint", "verdict", "knowledge", "utility", "capped by", "strongest contradiction")
     rows = [
-        (r.roles["checkpoint"].name, r.verdict, r.utility, r.capped_by, (r.contradictions or r.warnings or ("",))[0])
+        (
+            r.roles["checkpoint"].name,
+            r.verdict,
+            r.knowledge,
+            r.utility,
+            r.capped_by,
+            (r.contradictions or r.warnings or ("",))[0],
+        )
         for r in reports
     ]
     return table(columns, rows)

@@ -121,7 +121,7 @@ def verdict_of(run: Opened) -> str:
     except BadInput as error:
         return f"the report cannot be read: {error}"
     if report is not None:
-        return f"{report.verdict} · other knowledge {report.utility}"
+        return f"{report.verdict} · the knowledge was {report.knowledge} · other knowledge {report.utility}"
     if run.on.state == "damaged" or run.damaged:
         return "verdict withheld"
     return "no verdict yet" if run.on.is_audit else f"a run of `{run.on.verb}`, which gives no verdict"
