@@ -344,7 +344,8 @@ def _report(blank: AuditReport, readings: Mapping[str, Readings], judging: Judge
     judge = Judge(readings["checkpoint"], readings["base"], reference, judging, blank.troubles, checks)
     evidence = judge.judge(CLAIMS)
     level, capped_by = ladder(CLAIMS, evidence, reference is not None)
-    knowledge, found_by = knowledge_of(level, evidence)
+    ignorant = base_ignorant(readings["base"], judging)
+    knowledge, found_by = ("undecided", ()) if ignorant else knowledge_of(level, evidence)
     utility, reason = utility_of(evidence, judging)
     return blank.model_copy(
         update={
@@ -355,7 +356,7 @@ def _report(blank: AuditReport, readings: Mapping[str, Readings], judging: Judge
             "found_by": found_by,
             "utility": utility,
             "utility_reason": reason,
-            "warnings": tuple(line for line in (knows, base_ignorant(readings["base"], judging)) if line),
+            "warnings": tuple(line for line in (knows, ignorant) if line),
             "reference_ignored": knows,
             "contradictions": contradictions(evidence),
             "options": {**blank.options, "judging": judging.spec()},

@@ -30,6 +30,11 @@ NO_FACT = (
     "equal length)"
 )
 
+NO_CONTROL = (
+    "there is nothing to hold it against: give a retrained reference with --reference, or never-taught facts in the "
+    "concept"
+)
+
 
 class JudgeOptions(Method):
     """Margins and resampling, fixed before the run and hashed into the report."""
@@ -136,9 +141,7 @@ class Judge:
             return self._missing(claim, NO_REFERENCE if claim.id == "depth" else NO_FACT)
         pairs = _differences(ours, theirs, floor)
         if not pairs:
-            return self._missing(
-                claim, NO_FACT + ", or there is neither a reference nor never-taught facts to compare with"
-            )
+            return self._missing(claim, NO_CONTROL if theirs is None and floor is None else NO_FACT)
         level = 1 - 0.05 / len(pairs)
         drawn = {place: self._difference_draws(pair) for place, pair in pairs.items()}
         worst = max(drawn, key=lambda place: drawn[place].mean)

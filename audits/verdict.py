@@ -37,7 +37,8 @@ def knowledge_of(level: int, evidence: Sequence[Evidence]) -> tuple[Knowledge, t
     """Whether any claim of U1 to U4 found the knowledge, and which.
 
     A level alone does not say it: a retrained model and a good fake can both end at U2, the one because an interval is
-    too wide, the other because something was found.
+    too wide, the other because something was found. Where the base does not know the facts there is nothing to find:
+    the audit then gives no evidence here.
     """
     found = [e for e in evidence if e.rung in (1, 2, 3, 4) and e.status == "FAIL"]
     if found:

@@ -56,8 +56,12 @@ def compare_layers(traces: Mapping[str, Trace], title: str, units: str, chance: 
     return finish(figure, title, f"{title} by layer ({units}), mean and 95% band: {peaks}{floor}.")
 
 
+STEPS = {"in_context": "facts in the context"}
+"""What the steps of a trace count, where they are not training steps."""
+
+
 def relearn_curves(traces: Mapping[str, Trace], title: str = "Relearning") -> go.Figure:
-    """The forget score against relearning steps, all roles in one picture.
+    """The forget score against relearning steps (or facts in the context), all roles in one picture.
 
     Args:
         traces: role -> trace with axes step and, where there are some, seed and fact.
@@ -72,10 +76,11 @@ def relearn_curves(traces: Mapping[str, Trace], title: str = "Relearning") -> go
     for position, (role, band) in enumerate(bands.items()):
         x = steps[role] if to_scale else None
         _curve(figure, role, band, list(band.labels) if x is None else x, look_of(role, position), ("step", units))
-    figure.update_xaxes(title_text="relearning steps", type="linear" if to_scale else "category")
+    over = STEPS.get(next(iter(traces.values())).name, "relearning steps")
+    figure.update_xaxes(title_text=over, type="linear" if to_scale else "category")
     figure.update_yaxes(title_text=plain(units), rangemode="tozero")
     ways = "; ".join(_way(role, band) for role, band in bands.items())
-    return finish(figure, title, f"{title}: {units} against relearning steps, mean and 95% band: {ways}.")
+    return finish(figure, title, f"{title}: {units} against {over}, mean and 95% band: {ways}.")
 
 
 def compare_means(readings: Mapping[str, Mapping[str, Trace]], title: str, units: str) -> go.Figure:
@@ -206,8 +211,8 @@ def _peak(role: str, band: Band) -> str:
 
 def _way(role: str, band: Band) -> str:
     return (
-        f"{role} goes from {number(float(band.mean[0]))} at step {band.labels[0]} to "
-        f"{number(float(band.mean[-1]))} at step {band.labels[-1]}{band.of_what}"
+        f"{role} goes from {number(float(band.mean[0]))} at {band.labels[0]} to "
+        f"{number(float(band.mean[-1]))} at {band.labels[-1]}{band.of_what}"
     )
 
 

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from audits import audit
@@ -43,6 +44,7 @@ def test_a_model_that_knows_is_not_removed(world) -> None:
     report = ask(world, "base")
     assert (report.level, report.utility) == (0, "intact")
     assert "direct fails" in report.capped_by
+    assert report.knowledge == "found" and report.found_by[0] == "direct"
     assert report.of("direct").value.mean > 0.9
 
 
@@ -53,6 +55,7 @@ def test_a_model_in_which_the_facts_are_gone_climbs_and_keeps_the_rest(world) ->
     assert report.of("direct").status in ("PASS", "WARN")
     assert report.of("direct").before.mean > 0.9
     assert report.of("vectors").status == "PASS"
+    assert report.knowledge != "found" and report.found_by == ()
 
 
 def test_damage_elsewhere_is_seen_and_does_not_count_as_forgetting(world) -> None:
@@ -218,6 +221,33 @@ def test_a_base_that_never_knew_is_told(world) -> None:
     )
     assert "what it does not know cannot be seen to be gone" in report.warnings[0]
     assert report.of("direct").status == "INCONCLUSIVE"
+
+
+def test_where_the_base_never_knew_nothing_can_be_found(world) -> None:
+    root, concept = world
+    strange = [f.model_copy(update={"answer": " " + f.answer.strip()[::-1] + "x"}) for f in concept.forget.facts]
+    other = concept.model_copy(update={"forget": concept.forget.model_copy(update={"facts": tuple(strange)})})
+    asked = {"reading": QUICK, "judging": JUDGING, "checks": ["direct", "vectors"]}
+    report = audit(root / "base", base=root / "base", concept=other, **asked)
+    assert "what it does not know" in report.warnings[0]
+    assert report.of("vectors").status == "FAIL"  # untouched, but they are vectors of nothing the base knew
+    assert (report.knowledge, report.found_by) == ("undecided", ())
+    known = audit(root / "base", base=root / "base", concept=concept, **asked)
+    assert "vectors" in known.found_by
+
+
+def test_a_reference_of_one_subject_is_not_accused_by_a_width_of_zero(world) -> None:
+    from audits.reference import reference_knows
+    from workbench.trace import Trace
+
+    def few(right: list[float]) -> Trace:
+        labels = {"fact": tuple(f"{i} | {s}" for i, s in enumerate(["one"] * len(right)))}
+        return Trace("accuracy", np.array(right), ("fact",), "share of facts", labels)
+
+    guess, none = few([1.0, 0.0, 0.0, 0.0]), few([0.0] * 4)
+    base = {"accuracy.forget": few([1.0] * 4), "accuracy.never_taught": none}
+    assert reference_knows({"accuracy.forget": guess, "accuracy.never_taught": none}, base, JUDGING) == ""
+    assert reference_knows({"accuracy.forget": few([1.0] * 4), "accuracy.never_taught": none}, base, JUDGING)
 
 
 def test_too_few_facts_decide_nothing_and_the_minimum_is_said(world) -> None:
