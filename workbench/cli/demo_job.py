@@ -34,7 +34,7 @@ from workbench.trace import Trace
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many parts are done, and of how many."""
 
-COLUMNS = ("method", "forget", "near", "far", "probe", "lens", "relearn", "level", "utility", "capped_by")
+COLUMNS = ("method", "forget", "near", "far", "probe", "lens", "relearn", "level", "knowledge", "utility", "capped_by")
 """Columns of the table; the middle ones are claims of the audit."""
 
 CLAIM_OF = {"forget": "direct", "near": "near", "far": "far", "probe": "probe", "lens": "lens", "relearn": "relearn"}
@@ -209,6 +209,7 @@ def row_of(name: str, report: AuditReport) -> dict[str, Any]:
         "method": name,
         **values,
         "level": LEVELS[report.level][0],
+        "knowledge": report.knowledge,
         "utility": report.utility,
         "capped_by": report.capped_by,
     }
