@@ -6,7 +6,6 @@ Read it as: the frame is the chosen cell, in every panel.
 Does not show: more than the figure did; a map with more cells than `CELLS` is clickable in one panel only.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,9 +82,10 @@ def clicked(figure: go.Figure, point: Mapping[str, Any]) -> CellAt | None:
 
 def _marks(figure: go.Figure, series: Any) -> None:
     rows, columns = len(series.y), len(series.x)
-    data = np.asarray(series.customdata, dtype=object).reshape(rows * columns, -1)
-    unread = [not isinstance(value, int | float) or not math.isfinite(value) for value in data[:, 0]]
-    template = [UNREAD if none else series.hovertemplate for none in unread] if any(unread) else series.hovertemplate
+    data = np.asarray(series.customdata).reshape(rows * columns, -1)
+    read = np.isfinite(data[:, 0].astype(float))
+    told = series.hovertemplate
+    template = told if read.all() else [told if one else UNREAD for one in read]
     figure.add_scatter(
         x=np.tile(np.asarray(series.x, dtype=object), rows),
         y=np.repeat(np.asarray(series.y, dtype=object), columns),

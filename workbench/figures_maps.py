@@ -5,8 +5,10 @@ Read it as: blue is up, red is down, on one symmetric scale for all panels of a 
 Does not show: single facts (it draws means), nor where knowledge lives until an edit there has moved the answer.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -35,6 +37,9 @@ NUMBERED_PARTS = ("expert", "head")
 
 WIDEST = 512
 """Entries along one side; what is longer is no map."""
+
+BAR_ROOM = 98
+"""Pixels for the colour bar. A browser draws the whole picture a second time when its parts need more room."""
 
 MARKED_CELLS = 600
 """Panels with more cells get no `≈` in each grey one; it would only be dirt."""
@@ -252,7 +257,7 @@ def _panel(
 ) -> None:
     """A heat map; with `noise` (standard errors, which cells are noise) noisy cells stay uncoloured."""
     extra = ["value"] if noise is None else ["value", "standard error", "inside noise"]
-    data = np.stack([values.astype(object), *(array.astype(object) for array in noise or ())], axis=-1)
+    data = np.stack([values, *(array.astype(float) for array in noise or ())], axis=-1)
     shown = values if noise is None else np.where(noise[1], np.nan, values)
     hover = "layer %{y}, %{x}: %{customdata[0]:.3g}" + ("" if noise is None else " ± %{customdata[1]:.2g}")
     row, column = place
@@ -296,9 +301,16 @@ def _finish(
     tall = sum(max(150, min(420, 60 + 20 * len(grid.rows))) for grid in stacked)
     finish(figure, name, alt, 110 + tall + 60)
     bar = {"title": {"text": plain(units, 40), "side": "right"}, "thickness": 12, "len": 1}
-    figure.update_layout(coloraxis={**scale, "colorbar": bar}, margin={"t": 74})
+    figure.update_layout(coloraxis={**scale, "colorbar": bar}, margin={"t": 74, "r": BAR_ROOM})
     figure.update_annotations(font={"size": 12})
     return figure
+
+
+def upright(figure: go.Figure) -> go.Figure:
+    """The same with the columns' labels standing on end, for many or long ones, and room for them."""
+    drawn: Sequence[Any] = figure.data
+    longest = max((len(str(label)) for series in drawn if series.type == "heatmap" for label in series.x), default=0)
+    return figure.update_xaxes(tickangle=-90).update_layout(margin={"b": 20 + math.ceil(6.8 * longest)})
 
 
 def _require_alike(name: str, sides: Sequence[tuple[Grid, ...]]) -> None:

@@ -97,7 +97,7 @@ def test_a_single_fact_is_not_greyed_when_asked():
     assert "12 of 12 cells lie inside the noise floor" in alt_text(compare_maps(one, other))
     free = compare_maps(one, other, greyed=False)
     assert "no cell of the difference is grey" in alt_text(free)
-    assert not table_of(free)["inside noise"].fillna(False).astype(bool).any()
+    assert not table_of(free)["inside noise"].fillna(0).astype(bool).any()
 
 
 def scores(values) -> Trace:

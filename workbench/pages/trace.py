@@ -9,7 +9,7 @@ import streamlit as st
 from workbench.errors import BadInput
 from workbench.figures import compare_layers, compare_means
 from workbench.figures_click import CellAt
-from workbench.figures_maps import compare_maps, map_figure
+from workbench.figures_maps import compare_maps, map_figure, upright
 from workbench.figures_style import number
 from workbench.pages.frame.chosen import ALL, chosen
 from workbench.pages.frame.escaped import safe
@@ -78,12 +78,12 @@ def _map(run: Opened, key: str, cut: Mapping[str, Trace], column: str) -> None:
         for lost in ("base", "checkpoint"):
             if lost not in cut and run.on.is_audit:
                 absent(f"{title}: {lost}", run.why_missing(key))
-    grid(figure.update_xaxes(tickangle=-90), key, frame, _choose, told)
+    grid(upright(figure), key, frame, _choose, told)
     other = run.name_of_other
     if other in cut and "checkpoint" in cut:
         figure = compare_maps(cut["checkpoint"], cut[other], None, f"{title}: run A, then run B", greyed=fact is None)
         grid(
-            figure.update_xaxes(tickangle=-90),
+            upright(figure),
             f"{key} run B",
             frame,
             _choose,

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -9,7 +10,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from workbench.figures_click import CELLS, CellAt, clickable, clicked
-from workbench.figures_style import alt_text, table_of
+from workbench.figures_style import alt_text, rows_of, table_of
 from workbench.pages.frame.escaped import safe
 from workbench.pages.frame.reading import Opened
 from workbench.pages.frame.states import verdict_of
@@ -45,7 +46,7 @@ def picture(figure: go.Figure, key: str, caption: str = "", name: str = "") -> N
         name: of the downloaded file, without ending; `key` when empty.
     """
     st.plotly_chart(figure, key=f"picture {key}", theme=None, config=CONFIG, alt=alt_text(figure))
-    beneath(figure, key, caption, name)
+    _beneath(figure, key, caption, name or key)
 
 
 def grid(
@@ -60,9 +61,8 @@ def grid(
         on_cell: called before the page is drawn again; sets `st.session_state` of the select boxes.
         caption: one sentence on how to read it.
     """
-    table = table_of(figure)
     drawn, widget = clickable(figure, chosen, "after"), f"picture {key}"
-    if len(table) > CELLS:
+    if rows_of(figure) > CELLS:
         caption += " So large a map takes clicks in one panel only, `after` where there is one."
 
     def told() -> None:
@@ -74,7 +74,7 @@ def grid(
     st.plotly_chart(
         drawn, key=widget, theme=None, config=CONFIG, alt=alt_text(drawn), on_select=told, selection_mode="points"
     )
-    _beneath(table, alt_text(figure), key, caption, key)
+    _beneath(drawn, key, caption, key)
 
 
 def _points(event: Any) -> Sequence[Any]:
@@ -82,38 +82,44 @@ def _points(event: Any) -> Sequence[Any]:
     return list(((event or {}).get("selection") or {}).get("points") or ())
 
 
-def beneath(figure: go.Figure, key: str, caption: str, name: str) -> None:
-    """What stands under every picture."""
-    _beneath(table_of(figure), alt_text(figure), key, caption, name or key)
-
-
-def _beneath(table: pd.DataFrame, alt: str, key: str, caption: str, name: str) -> None:
+def _beneath(figure: go.Figure, key: str, caption: str, name: str) -> None:
+    """What stands under every picture; the table is made only when it is opened or downloaded."""
     if caption:
         st.caption(caption)
+    rows, alt = rows_of(figure), alt_text(figure)
     with st.container(horizontal=True, vertical_alignment="top"):
         # Closed it costs nothing: the table and the code that draws tables are sent when it is opened.
         inside = st.expander(
-            f"In words and numbers ({len(table)} rows)", key=f"numbers {key}", on_change="rerun", width="stretch"
+            f"In words and numbers ({rows} rows)", key=f"numbers {key}", on_change="rerun", width="stretch"
         )
         if inside.open:
             with inside:
                 st.text(alt)
-                if len(table) > ROWS:
-                    st.caption(f"The first {ROWS} rows; the download has all {len(table)}.")
-                st.dataframe(table.head(ROWS), hide_index=True, alt=f"The numbers drawn. {alt}"[:500])
-        download(table, key, name)
+                if rows > ROWS:
+                    st.caption(f"The first {ROWS} rows; the download has all {rows}.")
+                st.dataframe(table_of(figure).head(ROWS), hide_index=True, alt=f"The numbers drawn. {alt}"[:500])
+        _button(partial(_drawn, figure), key, name)
 
 
 def download(table: pd.DataFrame, key: str, name: str) -> None:
     """A button that gives the table as CSV, in full precision."""
+    _button(partial(_csv, table), key, name)
+
+
+def _button(content: Callable[[], bytes], key: str, name: str) -> None:
+    """The content is made when the button is pressed."""
     st.download_button(
         "Download CSV",
-        _csv(table),
+        content,
         file_name=f"{name}.csv".replace(" ", "_").replace("/", "_"),
         mime="text/csv",
         key=f"download {key}",
         on_click="ignore",
     )
+
+
+def _drawn(figure: go.Figure) -> bytes:
+    return _csv(table_of(figure))
 
 
 def _csv(table: pd.DataFrame) -> bytes:

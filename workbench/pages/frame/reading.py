@@ -42,15 +42,22 @@ def root() -> Path:
 
 def shelf(at: Path) -> list[Shelved]:
     """Every run at or below the runs folder; only those whose files changed are read again."""
-    return in_order([_shelved(str(at), str(path), stamp_of(path)) for path in run_folders(at)])
+    read, found = _read(str(at)), []
+    for path in run_folders(at):
+        stamp, before = stamp_of(path), read.get(path)
+        if before is None or before[0] != stamp:
+            before = read[path] = (stamp, shelved(at, path))
+        found.append(before[1])
+    return in_order(found)
 
 
 # What these return is frozen or never changed by a page, so one copy serves all sessions.
 
 
-@st.cache_resource(max_entries=2000, show_spinner=False)
-def _shelved(at: str, path: str, stamp: Stamp) -> Shelved:  # noqa: ARG001
-    return shelved(Path(at), Path(path))
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _read(at: str) -> dict[Path, tuple[Stamp, Shelved]]:  # noqa: ARG001
+    """Run folder -> its stamp and what it said then; an entry of Streamlit's cache a run would be slow to find."""
+    return {}
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
