@@ -62,6 +62,10 @@ class Shelved:
     """What the report may say."""
     utility: str = ""
     """The verdict on what must stay."""
+    knowledge: str = ""
+    """Whether any claim found the knowledge, of a finished audit: a word of `workbench.evidence.Knowledge`."""
+    hidden: bool = False
+    """Whether an audit found the knowledge in a model that no claim about direct prompts shows to have it."""
 
     @property
     def verb(self) -> str:
@@ -116,6 +120,15 @@ def in_order(runs: Sequence[Shelved]) -> list[Shelved]:
     return sorted(sorted(runs, key=lambda run: run.written_at, reverse=True), key=lambda run: not run.is_audit)
 
 
+def telling(runs: Sequence[Shelved]) -> str:
+    """Name of the run to begin with: the newest audit that found hidden knowledge; without one the first run.
+
+    Args:
+        runs: as `in_order` has them.
+    """
+    return next((run.name for run in runs if run.hidden), runs[0].name if runs else "")
+
+
 def run_folders(root: Path) -> list[Path]:
     """Folders with a manifest; links are not followed, and what cannot be opened is passed over."""
     found = []
@@ -161,9 +174,22 @@ def _told(name: str, path: Path, manifest: dict[str, Any], report: dict[str, Any
     concept = str(report.get("concept") or _named(question.get("concept")) or "")
     model = str((roles.get("checkpoint") or {}).get("name") or _model(manifest) or "")
     level = report["level"] if report and state == "finished" else None
-    words = _words(level, report) if level is not None else ""
+    if level is None:
+        return Shelved(name, path, state, why, manifest, concept, model)
+    told, shown = _knowledge(report), _shown(report)
     return Shelved(
-        name, path, state, why, manifest, concept, model, level, words, str(report.get("utility", "")) if words else ""
+        name,
+        path,
+        state,
+        why,
+        manifest,
+        concept,
+        model,
+        level,
+        LEVELS[level][1] if level or shown else "not shown to be suppressed",
+        str(report.get("utility", "")),
+        told,
+        told == "found" and not shown,
     )
 
 
@@ -177,10 +203,21 @@ def _state(manifest: Mapping[str, Any], reported: bool) -> tuple[State, str]:
     return "stopped", str(manifest.get("error") or f"its status is {status!r}")
 
 
-def _words(level: int, report: Mapping[str, Any]) -> str:
-    """As `AuditReport.words`, without building the whole report: the list of 200 runs must come at once."""
-    shown = any(e.get("rung") == 1 and e.get("status") == "FAIL" for e in report.get("evidence", ()))
-    return LEVELS[level][1] if level or shown else "not shown to be suppressed"
+# As `AuditReport` has them, without building the whole report: the list of 200 runs must come at once.
+
+
+def _shown(report: Mapping[str, Any]) -> bool:
+    """Whether a claim about direct prompts failed."""
+    return any(e.get("rung") == 1 and e.get("status") == "FAIL" for e in report.get("evidence", ()))
+
+
+def _knowledge(report: Mapping[str, Any]) -> str:
+    """A report of an older version does not say it; then a claim of U1 to U4 that failed has found it."""
+    told = report.get("knowledge")
+    if told is None:
+        failed = (e for e in report.get("evidence", ()) if e.get("status") == "FAIL")
+        told = "found" if any(e.get("rung") in (1, 2, 3, 4) for e in failed) else "undecided"
+    return str(told)
 
 
 def _named(concept: Any) -> str:

@@ -7,15 +7,18 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from workbench.errors import BadInput
 from workbench.evidence import AuditReport, Evidence
 from workbench.figures import forest, ladder
-from workbench.figures_style import number, status_words
+from workbench.figures_style import STATUS_LOOKS, number, status_words
+from workbench.figures_tradeoff import worse_by
 from workbench.figures_verdict import AXES
 from workbench.pages.frame.chosen import chosen
+from workbench.pages.frame.elsewhere import is_of, of_verb
 from workbench.pages.frame.escaped import safe
 from workbench.pages.frame.picture import download, head, picture
-from workbench.pages.frame.reading import Opened
-from workbench.pages.frame.states import absent
+from workbench.pages.frame.reading import Opened, comparison_of
+from workbench.pages.frame.states import absent, knowledge_of
 from workbench.pages.frame.url import choose
 from workbench.remains import by_layers, by_tokens
 from workbench.report_words import AXIS_WORDS
@@ -38,6 +41,9 @@ PAGE_OF_CLAIM = {
     "probe": ("probes", "Probes"),
     "depth": ("depth", "Patching depth"),
     "vectors": ("concepts", "Concept vectors"),
+    "causal": ("trace", "Causal trace"),
+    "routing": ("experts", "Experts"),
+    "patch_back": ("recovery", "Recovery"),
 }
 """Claim -> its page, where that is another than its axis's."""
 
@@ -48,6 +54,12 @@ WITH_LAYER = ("lens", "probes", "depth")
 """Pages on which the layer a claim rests on can be chosen."""
 
 LAYER = re.compile(r"embed|L\d+")
+
+INSIDE = ("decodability", "storage", "recoverability")
+"""Axes of what is inside."""
+
+LINES = 6
+"""Lines about what is inside; the table of axes has all claims."""
 
 KEPT = ("folder", "concept", "run", "cmp")
 """Choices a link takes along."""
@@ -72,9 +84,11 @@ def page() -> None:
         return
     for warning in getattr(report, "warnings", ()):
         st.warning(safe(warning, 600))
+    _verdict(report)
     picture(ladder(report), "ladder", "A level holds only when every lower one does.")
     _contradictions(report)
     _remains(run)
+    _inside(run, report)
     _axes(run, report)
     st.subheader("Every difference to its control", anchor=False)
     picture(forest(report), "forest", "Each axis has its own scale. The grey band is the margin fixed before the run.")
@@ -93,6 +107,20 @@ def _without_verdict(run: Opened) -> None:
     if keys:
         st.caption(f"Readings stored in it ({len(keys)}); the pages at the left show them.")
         st.dataframe(pd.DataFrame({"reading": keys}), hide_index=True)
+
+
+def _verdict(report: AuditReport) -> None:
+    """Three answers that do not follow from each other."""
+    told = knowledge_of(report)
+    answers = (
+        ("How far is it suppressed?", report.verdict, report.meaning),
+        ("Is the knowledge still there?", told[:1].upper() + told[1:], "told apart from the level: absence needs more"),
+        ("Does other knowledge stand?", report.utility.capitalize(), report.utility_reason),
+    )
+    for column, (asks, answer, more) in zip(st.columns(len(answers), border=True), answers, strict=True):
+        column.caption(asks)
+        column.markdown(f"**{safe(answer)}**")
+        column.caption(safe(more, 300))
 
 
 def _contradictions(report: AuditReport) -> None:
@@ -193,8 +221,8 @@ def _details(e: Evidence) -> None:
         facts += [f"difference to {e.compared_with}: {_interval(e)}" if e.difference else ""]
         facts += [f"smallest difference this many items would show: {number(e.detectable)}" if e.detectable else ""]
         st.caption(safe("; ".join(fact for fact in facts if fact)))
-        path, title = PAGE_OF_CLAIM.get(e.claim, PAGE_OF.get(e.axis, ("report", "Report")))
-        at = {"layer": layer_name(e.where)} if path in WITH_LAYER and LAYER.fullmatch(e.where) else {}
+        title = PAGE_OF_CLAIM.get(e.claim, PAGE_OF.get(e.axis, ("report", "Report")))[1]
+        path, at = _page_of(e)
         _link(path, f"The evidence: {title}" + (f", layer {at['layer']}" if at else ""), at)
 
 
@@ -216,6 +244,41 @@ def _remains(run: Opened) -> None:
         )
     else:
         st.caption("No layer stands out against the reference, or no reading by layer and fact is stored in this run.")
+
+
+def _inside(run: Opened, report: AuditReport) -> None:
+    """One line a claim about what is inside, what stands out most first, each with its page."""
+    st.subheader("What changed inside", anchor=False)
+    found = [e for e in report.evidence if e.axis in INSIDE and e.value is not None and e.status != "ERROR"]
+    order = {status: i for i, status in enumerate(STATUS_LOOKS)}
+    for e in sorted(found, key=lambda e: (e.status != "FAIL", -(worse_by(e) or 0.0), order[e.status]))[:LINES]:
+        numbers = {"base": e.before, "unlearned": e.value, "reference": e.reference, "never taught": e.floor}
+        told = ", ".join(f"{name} {number(value.mean)}" for name, value in numbers.items() if value is not None)
+        path, at = _page_of(e)
+        _link(path, f"{e.question} {status_words(e)}: {told}" + (f", at {e.where}" if e.where else ""), at)
+    if not found:
+        st.caption("No claim about what is inside was measured.")
+    elif len(found) > LINES:
+        st.caption(f"{LINES} of {len(found)}, those furthest from their control first; all are in the table below.")
+    _weights(run)
+
+
+def _weights(run: Opened) -> None:
+    """The sentence of a comparison of the same two models, where one lies on the shelf."""
+    one = next((one for one in of_verb("compare").values() if is_of(run.on, one)), None)
+    if one is None:
+        return
+    try:
+        told = comparison_of(Opened(one)).sentence()
+    except BadInput:
+        return
+    _link("weights", f"Weights: {told}", {"diff": one.name})
+
+
+def _page_of(e: Evidence) -> tuple[str, dict[str, str]]:
+    """The page with a claim's evidence, and the layer to choose there."""
+    path = PAGE_OF_CLAIM.get(e.claim, PAGE_OF.get(e.axis, ("report", "Report")))[0]
+    return path, {"layer": layer_name(e.where)} if path in WITH_LAYER and LAYER.fullmatch(e.where) else {}
 
 
 def _link(path: str, words: str, at: dict[str, str]) -> None:

@@ -46,6 +46,7 @@ def _row(run: Shelved) -> dict[str, Any]:
         "method": run.method,
         "concept": run.concept,
         "verdict": run.verdict,
+        "knowledge": run.knowledge or "–",
         "utility": run.utility or "–",
         "state": run.state,
         "written (UTC)": run.written_at.replace("T", " ").removesuffix("Z"),

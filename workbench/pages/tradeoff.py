@@ -9,7 +9,7 @@ from workbench.figures_tradeoff import all_claims, comparable, one_claim, tradeo
 from workbench.pages.frame.chosen import chosen
 from workbench.pages.frame.picture import download, head, picture
 from workbench.pages.frame.reading import Opened
-from workbench.pages.frame.states import absent
+from workbench.pages.frame.states import absent, knowledge_of
 from workbench.pages.frame.url import choose
 
 FORGET, KEPT = "direct", "near"
@@ -97,6 +97,7 @@ def _table(reports: dict[str, AuditReport], x: str, y: str) -> None:
             {
                 "run": name,
                 "verdict": report.verdict,
+                "knowledge": knowledge_of(report),
                 "other knowledge": report.utility,
                 x: values.get(x),
                 y: values.get(y),

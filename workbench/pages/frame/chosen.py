@@ -9,7 +9,7 @@ from workbench.pages.frame.escaped import safe
 from workbench.pages.frame.reading import Opened, root, shelf
 from workbench.pages.frame.states import banner, no_runs
 from workbench.pages.frame.url import TOP, choose
-from workbench.shelf import Shelved
+from workbench.shelf import Shelved, telling
 from workbench.trace_cuts import fact_number, layers_of
 
 ALL, NONE = "all", "none"
@@ -20,6 +20,12 @@ WITH_ITEMS = ("accuracy.forget", "answer_probability.forget", "logit_lens.forget
 
 WITH_LAYERS = ("logit_lens.forget", "linear_probes.forget", "causal_trace.forget", "depth_score.forget")
 """Readings that tell its layers."""
+
+FIRST = (
+    "The run every page shows. It begins with the newest finished audit of a model that keeps silent (no claim about "
+    "direct prompts fails) in which a claim found the knowledge all the same; without one, with the newest audit."
+)
+"""Help of the box, with the rule of `workbench.shelf.telling`."""
 
 STATE_MARKS = {
     "finished": "",
@@ -93,7 +99,7 @@ def _choose(at: Path, every: tuple[Shelved, ...]) -> Chosen:
 
 def _of_runs(at: Path, runs: tuple[Shelved, ...], every: tuple[Shelved, ...]) -> Chosen:
     by_name = {run.name: run for run in runs}
-    a = choose("Run A", "run", list(by_name), lambda name: label(by_name[name]), "The run every page shows.")
+    a = choose("Run A", "run", list(by_name), lambda name: label(by_name[name]), FIRST, telling(runs))
     rest = [name for name in by_name if name != a]
     b = choose(
         "Run B (compare)",

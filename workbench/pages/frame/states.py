@@ -5,6 +5,7 @@ import datetime
 import streamlit as st
 
 from workbench.errors import BadInput
+from workbench.evidence import AuditReport
 from workbench.pages.frame.escaped import safe
 from workbench.pages.frame.reading import Opened
 from workbench.shelf import Shelved, events, stamp_of
@@ -114,6 +115,12 @@ def absent(title: str, why: str, command: str = "") -> None:
             st.code(command, language="bash")
 
 
+def knowledge_of(report: AuditReport) -> str:
+    """Whether the knowledge was found, and by which claims; a report of an older version does not tell."""
+    told = "knowledge" in report.model_fields_set
+    return report.knowledge_words if told else "not told by this report, which an older version wrote"
+
+
 def verdict_of(run: Opened) -> str:
     """The verdict in one line, or why there is none."""
     try:
@@ -121,7 +128,7 @@ def verdict_of(run: Opened) -> str:
     except BadInput as error:
         return f"the report cannot be read: {error}"
     if report is not None:
-        return f"{report.verdict} · the knowledge was {report.knowledge} · other knowledge {report.utility}"
+        return f"{report.verdict} · knowledge {knowledge_of(report)} · other knowledge {report.utility}"
     if run.on.state == "damaged" or run.damaged:
         return "verdict withheld"
     return "no verdict yet" if run.on.is_audit else f"a run of `{run.on.verb}`, which gives no verdict"
