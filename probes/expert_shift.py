@@ -7,6 +7,7 @@ divergence (bits) of the routers' probabilities, which also moves where nobody e
 Read it as: 0 for identical checkpoints, 1 when no token keeps any of its experts (or when the routers share nothing).
 A shift that begins at a layer was caused at or below it. All tokens of prompt and answer count alike; for the
 probabilities of routers that are no softmax see `workbench.expert_gates`.
+`notes["sent"]` holds the share of tokens each expert is chosen for, layer by expert, here and in the donor.
 Does not show: whether knowledge left; a model can hide answers by sending their tokens elsewhere, with every expert
 untouched.
 """
@@ -101,6 +102,7 @@ class ExpertShift(Method):
         labels = {"layer": own.labels["layer"], "measure": MEASURES, "fact": facts.labels}
         notes = dict(own.notes) | {
             "options": self.spec(),
+            "sent": {"model": sent(own), "donor": sent(donor)},
             "donor": donor.notes.get("model"),
             "donor_identity": donor.notes.get("identity"),
             "axes": {
@@ -113,6 +115,12 @@ class ExpertShift(Method):
             },
         }
         return Trace("expert_shift", values, ("layer", "measure", "fact"), "shift (0 is none, 1 is all)", labels, notes)
+
+
+def sent(routing: Trace) -> list[list[float]]:
+    """Share of the tokens that each expert is chosen for, layer by expert; a row sums to the experts a token gets."""
+    shares: list[list[float]] = routing.values[:, 0].mean(axis=1).round(6).tolist()
+    return shares
 
 
 def overlap(here: np.ndarray, there: np.ndarray) -> np.ndarray:

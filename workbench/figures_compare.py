@@ -48,7 +48,7 @@ class Panel:
 
 def change_maps(comparison: Comparison) -> go.Figure:
     """Layer by matrix, and below it layer by expert where there are experts."""
-    panels = _panels(comparison.table[comparison.table["entries_changed"].notna()])
+    panels = change_panels(comparison.table[comparison.table["entries_changed"].notna()])
     heights = [max(150, min(420, 60 + 20 * len(panel.rows))) for panel in panels]
     figure = make_subplots(
         len(panels),
@@ -88,7 +88,7 @@ def spectra(comparison: Comparison, k: int = 8) -> go.Figure:
         values = np.asarray(row["singular_values"], dtype=float)
         drawn = values > 0
         rank = rank_words(row["rank"], row["rank_is_at_least"]) or "not measured"
-        name = _short_name(row)
+        name = short_name(row)
         figure.add_scatter(
             x=np.flatnonzero(drawn) + 1,
             y=values[drawn],
@@ -115,8 +115,8 @@ def spectra(comparison: Comparison, k: int = 8) -> go.Figure:
     )
 
 
-def _panels(table: pd.DataFrame) -> list[Panel]:
-    """Biases count with their matrix."""
+def change_panels(table: pd.DataFrame) -> list[Panel]:
+    """Layer by matrix, and layer by expert where there are experts; biases count with their matrix."""
     matrix = table["matrix"].str.removesuffix(" bias")
     column = table["module"].astype(str) + " " + matrix.astype(str)
     column = column.where(table["module"].astype(str) != matrix.astype(str), matrix)
@@ -247,7 +247,8 @@ def _facts_of(cell: pd.DataFrame) -> tuple[np.ndarray, str]:
     return np.array(facts, dtype=object), words
 
 
-def _short_name(row: Mapping[Any, Any]) -> str:
+def short_name(row: Mapping[Any, Any]) -> str:
+    """A tensor as `L3 mlp down_proj`, for a legend."""
     expert = "" if pd.isna(row["expert"]) else f" expert {row['expert']}"
     layer = "" if pd.isna(row["layer"]) else f"L{row['layer']} "
     return f"{layer}{row['module']}{expert} {row['matrix']}"

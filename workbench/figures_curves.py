@@ -104,7 +104,11 @@ def compare_means(readings: Mapping[str, Mapping[str, Trace]], title: str, units
     ]
     names = [plain(name, 60) for name in readings]
     figure.update_yaxes(
-        type="category", categoryorder="array", categoryarray=names[::-1], range=[-0.7, len(names) - 0.3]
+        type="category",
+        categoryorder="array",
+        categoryarray=names[::-1],
+        range=[-0.7, len(names) - 0.3],
+        ticklabelstandoff=8,
     )
     figure.update_xaxes(title_text=plain(units), rangemode="tozero")
     figure.update_layout(scattermode="group", scattergap=0.55)

@@ -2,13 +2,15 @@
 
 Read it as: far right and at the bottom is a feature of the forgotten facts; found ones are marked. Several features may
 lie on one spot. Features that fire on neither are left out and counted. What was not measured is left out too.
-Does not show: what a feature does; see its attribution in the hover text and its tokens in the notes.
+`feature_changes` and `firing_histogram` draw the same shares feature by feature and counted.
+Does not show: intervals, which runs do not keep by feature; what a feature does; see its attribution in the hover text
+and its tokens in the notes.
 """
 
 import numpy as np
 import plotly.graph_objects as go
 
-from workbench.figures_style import INK, Look, describes, finish, number, plain
+from workbench.figures_style import INK, ROLE_LOOKS, Look, describes, finish, number, plain
 from workbench.trace import Trace
 
 LOOKS = {"other": Look("#8c959f", "dot", "circle"), "found": Look("#D55E00", "solid", "diamond")}
@@ -45,6 +47,99 @@ def feature_scatter(trace: Trace) -> go.Figure:
     figure.update_xaxes(title_text="share of forget tokens", rangemode="tozero")
     figure.update_yaxes(title_text="share of retain tokens", rangemode="tozero")
     return finish(figure, _title(trace), _sentence(trace, forget, fires, found), 460)
+
+
+CHANGE = "forget_change"
+"""The measure that a run with a donor has: share of forget tokens less the donor's."""
+
+EDGES = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+"""Shares of tokens between which features are counted; the first bar holds those that never fire."""
+
+
+def before_of(trace: Trace, measure: str = "forget") -> np.ndarray | None:
+    """Share of tokens each feature fired on in the donor; None where the run had none."""
+    if f"{measure}_change" not in trace.labels["measure"]:
+        return None
+    now, change = (trace.pick("measure", name).values for name in (measure, f"{measure}_change"))
+    return np.asarray(np.maximum(now - change, 0.0), dtype=float)  # the difference of two shares rounds below 0
+
+
+def fates(trace: Trace) -> dict[str, int]:
+    """How many features of the donor's fall silent on the forget facts, fire at most half as often, or are new."""
+    before = before_of(trace)
+    if before is None:
+        return {}
+    now = trace.pick("measure", "forget").values
+    return {
+        "killed": int(((before > 1e-6) & (now <= 0)).sum()),
+        "silenced": int(((before > 1e-6) & (now > 0) & (now <= before / 2)).sum()),
+        "new": int(((before <= 1e-6) & (now > 0)).sum()),
+    }
+
+
+def feature_changes(trace: Trace, k: int = 20) -> go.Figure:
+    """Share of forget tokens before and after, of the k features that changed most."""
+    before, now = before_of(trace), np.asarray(trace.pick("measure", "forget").values, dtype=float)
+    assert before is not None, "ask before_of first"
+    order = np.argsort(-np.abs(now - before), kind="stable")[:k]
+    names = [f"feature {plain(trace.labels['feature'][i])}" for i in order]  # a bare number would be a place
+    figure = go.Figure()
+    for name, i in zip(names, order, strict=True):
+        line = {"color": "#8c959f", "width": 2}
+        figure.add_shape(type="line", x0=before[i], x1=now[i], y0=name, y1=name, line=line, layer="below")
+    for side, role, values in (("before", "base", before), ("after", "checkpoint", now)):
+        look = ROLE_LOOKS[role]
+        figure.add_scatter(
+            x=values[order],
+            y=names,
+            name=side,
+            mode="markers",
+            cliponaxis=False,
+            marker={"color": look.color, "symbol": look.marker, "size": 9},
+            meta=describes("", side, "share of forget tokens", "feature"),
+            hovertemplate="%{y}: %{x:.3g}<extra>" + side + "</extra>",
+        )
+    figure.update_yaxes(type="category", categoryorder="array", categoryarray=names[::-1])
+    figure.update_xaxes(title_text="share of forget tokens", rangemode="tozero")
+    top = f"{names[0]} from {number(before[order[0]])} to {number(now[order[0]])}" if names else "none"
+    said = ", ".join(f"{count} {fate}" for fate, count in fates(trace).items())
+    alt = (
+        f"Share of forget tokens before and after, the {len(names)} most changed of {len(now)} features: {top}; {said}."
+    )
+    return finish(figure, f"Most changed features ({len(names)} of {len(now)})", alt, 130 + 20 * max(len(names), 3))
+
+
+def firing_histogram(trace: Trace) -> go.Figure:
+    """How many features fire how often, on the facts to forget (before and after) and on those to keep."""
+    sides = {"forget": trace.pick("measure", "forget").values, "retain": trace.pick("measure", "retain").values}
+    before = before_of(trace)
+    if before is not None:
+        sides = {"forget, before": before, "forget": sides["forget"], "retain": sides["retain"]}
+    bins = ["never", *(f"{number(low)}–{number(high)}" for low, high in zip(EDGES, EDGES[1:], strict=False))]
+    figure, said = go.Figure(), []
+    for name, look in zip(
+        sides, (ROLE_LOOKS["base"], ROLE_LOOKS["checkpoint"], ROLE_LOOKS["never taught"])[-len(sides) :], strict=True
+    ):
+        shares = sides[name][np.isfinite(sides[name])]
+        fires = shares[shares > 1e-9]
+        counts = [len(shares) - len(fires), *np.histogram(fires, EDGES)[0].tolist()]
+        figure.add_bar(
+            x=bins,
+            y=counts,
+            name=name,
+            marker={"color": look.color, "pattern": {"shape": PATTERNS[name]}},
+            meta=describes("", name, "share of tokens", "features"),
+            hovertemplate="%{x} of tokens: %{y} features<extra>" + name + "</extra>",
+        )
+        mean = float(shares.mean()) if len(shares) else None
+        said.append(f"{name}: {len(fires)} of {len(shares)} fire, mean share {number(mean)}")
+    figure.update_xaxes(title_text="share of tokens a feature fires on", type="category")
+    figure.update_yaxes(title_text="features", type="log", dtick=1)
+    return finish(figure, "How often features fire", f"How often features fire; {'; '.join(said)}.", 360)
+
+
+PATTERNS = {"forget, before": "/", "forget": "", "retain": "."}
+"""Told apart without colour too."""
 
 
 def _threshold(figure: go.Figure, trace: Trace) -> None:

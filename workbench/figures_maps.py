@@ -7,7 +7,7 @@ Does not show: single facts (it draws means), nor where knowledge lives until an
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,8 @@ class Grid:
     """What the columns are."""
     values: np.ndarray
     """(row, column, fact); NaN where nothing was read."""
+    pooled: bool = False
+    """Whether each number is of all facts at once, so that `values` has one entry that is no fact."""
 
     @property
     def mean(self) -> np.ndarray:
@@ -100,14 +102,16 @@ def grids_of(trace: Trace) -> tuple[Grid, ...]:
     rest = sorted(rest, key=lambda axis: axis != "site")
     order = [trace.axis(axis) for axis in (*rest, "fact") if axis in trace.axes]
     values = np.transpose(trace.values, order).astype(float)
-    values = values if "fact" in trace.axes else values[..., None]
+    pooled = "fact" not in trace.axes
+    values = values[..., None] if pooled else values
     sites = parse_sites(trace.labels["site"]) if "site" in rest else ()
     parts = list(dict.fromkeys(site.part for site in sites))
     if len(rest) == 1:
-        return tuple(_numbered(part, sites, values) for part in parts)
+        return tuple(replace(_numbered(part, sites, values), pooled=pooled) for part in parts)
     if not sites or any(site.index is not None for site in sites):
-        return (Grid("", trace.labels[rest[0]], trace.labels[rest[1]], rest[1], values),)
-    return tuple(_by_layer(part, sites, values, trace.labels[rest[1]], rest[1]) for part in parts)
+        return (Grid("", trace.labels[rest[0]], trace.labels[rest[1]], rest[1], values, pooled),)
+    columns, across = trace.labels[rest[1]], rest[1]
+    return tuple(replace(_by_layer(part, sites, values, columns, across), pooled=pooled) for part in parts)
 
 
 def _rows(part: str, sites: Sequence[Site]) -> list[int | None]:
@@ -335,6 +339,8 @@ def _top(grid: Grid) -> float:
 
 
 def _facts(grid: Grid) -> str:
+    if grid.pooled:
+        return "all that was read"
     count = int(np.isfinite(grid.values).any(axis=(0, 1)).sum())
     return f"{count} fact{'s' if count != 1 else ''}"
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.app.conftest import alts, figures, said
+from tests.app.conftest import alts, figures, resign, said
 from workbench.comparison import Comparison, TensorRow
 from workbench.shelf import load_trace
 from workbench.store import RunFolder
@@ -107,6 +107,10 @@ def test_weights_of_another_run_on_the_shelf(app, full):
     assert not at.exception and not at.error
     assert at.selectbox(key="diff").value == "cmp-own"
     assert "Largest: 0.5 at layer 1" in alts(at)[0] and not at.info
+    assert "L1 mlp up_proj 1 in the first" in alts(at)[2]
+    at = app(full, "weights", run="one", stat="rank")
+    assert alts(at)[0] == "Rank of the change, layer by matrix: from 1 to 1."
+    assert "keeps singular values and norms" in said(at)
     at = app(full, "weights", run="one", diff="cmp-other", layer="0")
     assert "other weights than those of Run A" in said(at)
     assert "Nothing changed here" in said(at)
@@ -150,6 +154,28 @@ def test_features_of_a_sparse_autoencoder(app, full):
     assert at.dataframe[0].value["feature"].tolist() == ["8", "7"]
 
 
+def test_features_before_and_after(app, full):
+    measures = ("forget", "retain", "attribution", "forget_change", "retain_change")
+    values = [[0.5, 0, 1, 0.4, 0], [0.0, 0.4, 0, -0.3, 0.1], [0.1, 0, 0, -0.3, 0], [0.2, 0, 0, 0.2, 0]]
+    labels = {"feature": ("7", "8", "9", "10"), "measure": measures}
+    notes = {"explained_variance": {"forget": 0.5}, "before": {"model": "b", "explained_variance": {"forget": 0.9}}}
+    trace = Trace("sae_features", np.array(values), ("feature", "measure"), "see measure", labels, notes)
+    roles = json.loads((full / "one" / "manifest.json").read_text())["question"]["roles"]
+    asked = {"verb": "look", "checkpoint": roles["checkpoint"], "against": roles["base"]}
+    store(full, "look", asked, lambda p: trace.save(p / "traces/checkpoint/sae_features.forget"))
+    at = app(full, "sae", run="one")
+    assert not at.exception and not at.error and not at.info  # it is of Run A's checkpoint and base
+    told = {metric.label: metric.value for metric in at.metric}
+    assert told["variance explained: forget"] == "0.9 → 0.5"
+    assert (told["killed on forget"], told["silenced on forget"], told["new on forget"]) == ("1", "1", "1")
+    assert "feature 7 from 0.1 to 0.5" in alts(at)[1]
+    assert "forget, before: 3 of 4 fire" in alts(at)[2] and "retain: 1 of 4 fire" in alts(at)[2]
+    store(
+        full, "other", asked | {"against": "0" * 64}, lambda p: trace.save(p / "traces/checkpoint/sae_features.forget")
+    )
+    assert "not the checkpoint of Run A" in said(app(full, "sae", run="one", **{"from": "other"}))
+
+
 def test_experts_and_their_facts(app, full):
     at = app(full, "experts", run="one")
     assert "Expert attribution on forget: not measured" in said(at) and "expert_shift" in at_code(at)
@@ -163,7 +189,7 @@ def test_experts_and_their_facts(app, full):
         ("layer", "measure", "fact"),
         "shift",
         {"layer": ("L0", "L1"), "measure": ("selection", "distribution"), "fact": facts},
-        {"model": "m", "donor": "d"},
+        {"model": "m", "donor": "d", "sent": {"model": [[1, 0], [0.5, 0.5]], "donor": [[0.5, 0.5], [0.5, 0.5]]}},
     )
 
     def save(path):
@@ -174,8 +200,19 @@ def test_experts_and_their_facts(app, full):
     at = app(full, "experts", run="moe", expert="0")
     assert not at.exception and not at.error
     assert "highest 0.5 at layer 1" in alts(at)[0]
-    assert "highest 0.3" in alts(at)[-1]
-    assert "highest 0.4" in alts(app(full, "experts", run="moe", measure="distribution"))[-1]
+    assert "highest 0.3" in alts(at)[1]
+    assert "highest 0.4" in alts(app(full, "experts", run="moe", measure="distribution"))[1]
+    assert "mean over all that was read. before: highest 0.5" in alts(at)[2] and "after: highest 1" in alts(at)[2]
+    maps = [series for series in figures(at)[2]["data"] if series["type"] == "heatmap" and "meta" in series]
+    from tests.app.test_pages import drawn
+
+    assert drawn(maps[2]["z"]).tolist() == [[0.5, -0.5], [0, 0]]
+    even = {s["name"]: drawn(s["y"]).tolist() for s in figures(at)[3]["data"] if "meta" in s}
+    assert even == {"base": [1, 1], "checkpoint": [0, 1]}
+    del shift.notes["sent"]
+    shift.save(full / "moe/traces/checkpoint/expert_shift.forget")
+    resign(full / "moe")
+    assert "made before expert shift noted them" in said(app(full, "experts", run="moe"))
 
 
 def test_three_clicks_from_the_verdict_to_the_fact(app, full):

@@ -22,7 +22,7 @@ def test_an_empty_store_offers_the_command_that_fills_it(app, empty, page):
     assert alts(at) == []
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", ["overview", "runs"])
 def test_a_folder_that_is_not_there_is_an_empty_store(app, tmp_path, page):
     at = app(tmp_path / "nowhere", page)
     assert not at.exception
@@ -103,6 +103,58 @@ def test_what_two_runs_differ_in(app, full):
     told = at.dataframe[1].value
     assert told["what"].tolist() == ["environment.packages.torch"]
     assert told["Run A"].tolist() == ["9.9"]
+
+
+def silent_outside(run, knowledge: str, at: str) -> None:
+    """A report whose direct prompts all fail, with or without knowledge found, written at a time."""
+
+    def quiet(report: dict) -> None:
+        report.update(level=1, knowledge=knowledge, found_by=["lens"] if knowledge == "found" else [])
+        for e in report["evidence"]:
+            e["status"] = "PASS" if e["rung"] == 1 else e["status"]
+
+    change(run, "report.json", quiet)
+    change(run, "manifest.json", lambda m: m.update(written_at=at))
+    resign(run)
+
+
+def test_the_app_begins_with_the_audit_that_found_hidden_knowledge(app, full):
+    silent_outside(full / "one", "undecided", "2026-01-03T00:00:00Z")
+    silent_outside(full / "more" / "two", "found", "2026-01-02T00:00:00Z")
+    at = app(full)
+    box = at.selectbox(key="run")
+    assert box.value == "more/two" and "a claim found the knowledge all the same" in box.help
+    assert "**Found by lens**" in said(at)
+    assert at.query_params["run"] in ("more/two", ["more/two"])
+    silent_outside(full / "more" / "two", "undecided", "2026-01-02T00:00:00Z")
+    at = app(full)
+    assert at.selectbox(key="run").value == "one"  # nothing hidden: the newest
+    assert app(full, run="more/two").selectbox(key="run").value == "more/two"
+
+
+def test_whether_the_knowledge_was_found_stands_in_every_list(app, full):
+    silent_outside(full / "one", "found", "2026-01-03T00:00:00Z")
+    silent_outside(full / "more" / "two", "not found", "2026-01-02T00:00:00Z")
+    runs = app(full, "runs").dataframe[0].value
+    assert dict(zip(runs["folder"], runs["knowledge"], strict=True)) == {"one": "found", "more/two": "not found"}
+    audits = app(full, "tradeoff", run="one").dataframe[0].value
+    told = dict(zip(audits["run"], audits["knowledge"], strict=True))
+    assert told == {"one": "found by lens", "more/two": "not found by any claim of U1 to U4"}
+
+
+def test_a_report_of_an_older_version_does_not_tell_what_was_found(app, full):
+    change(full / "one", "report.json", lambda r: [r.pop("knowledge"), r.pop("found_by")])
+    resign(full / "one")
+    assert "not told by this report, which an older version wrote" in said(app(full, run="one"))
+
+
+def test_what_changed_inside_leads_to_the_pages(app, full):
+    labels = [link.proto.label.replace("\\", "") for link in app(full, run="one").get("page_link")]
+    report = read_report(full / "one")
+    inside = [e for e in report.evidence if e.axis in ("decodability", "storage", "recoverability") and e.value]
+    worst = next(e for e in inside if e.status == "FAIL")
+    assert any(label.startswith(worst.question) for label in labels)
+    assert sum(label.startswith(e.question) for label in labels for e in inside) == min(6, len(inside))
 
 
 def drawn(values) -> np.ndarray:
@@ -200,6 +252,14 @@ def test_the_recovery_page_draws_curves_and_attacks(app, full):
     at = app(full, "recovery", run="one")
     assert "against relearning steps" in alts(at)[0]
     assert any("under each attack" in alt for alt in alts(at))
+    from workbench.figures_attacks import tries_of
+
+    key = "accuracy.forget.jailbreak"
+    tried = tries_of(load_trace(full / "one", "checkpoint", key))
+    assert len(tried) > 1 and any("tries: base at most" in alt for alt in alts(at))
+    chart = next(f for f, alt in zip(figures(at), alts(at), strict=True) if "tries:" in alt)
+    own = next(series for series in chart["data"] if series["name"] == "checkpoint")
+    assert drawn(own["x"]).tolist() == [share for share, _ in tried.values()]
     even = app(full, "recovery", run="one", spacing="evenly")
     assert figures(even)[0]["layout"]["xaxis"]["type"] == "category"
 

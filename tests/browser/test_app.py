@@ -111,6 +111,34 @@ def test_the_download_holds_the_numbers_drawn(browse, store):
     assert sorted(float(v) for v in shown.values()) == pytest.approx(sorted(v for v in drawn if v is not None))
 
 
+@pytest.mark.parametrize("page", ["Lens", "Causal trace"])
+def test_three_clicks_lead_from_the_verdict_to_fact_layer_and_token(browse, store, page):
+    """From the first screen, without a word typed: what is left inside, of which fact, at which layer and token."""
+    seen = browse().open()
+    assert "What was to be forgotten?" in seen.text() and "Is the knowledge still there?" in seen.text()
+    run = url_of(seen)["run"]
+    link = seen.page.get_by_role("link", name=f"{page}: fact").first
+    place = link.inner_text()
+    link.click()  # the first click
+    seen.page.wait_for_selector(f"h2:has-text('{page}')")
+    seen.settled()
+    at = url_of(seen)
+    assert at["run"] == run and f"fact {at['item']}, layer {at['layer']}" in place
+    key = {"Lens": "logit_lens.forget", "Causal trace": "causal_trace.forget"}[page]
+    trace = load_trace(store / run, "checkpoint", key)
+    label = next(text for text in trace.labels["fact"] if text.split(":")[0] == at["item"])
+    if page == "Causal trace":
+        assert at["tok"] in place and at["tok"] in trace.labels["role"]
+        assert f"Layer {at['layer']}, {at['tok']}" in seen.text()
+        seen.page.get_by_text("In words and numbers").first.click()  # the second: the numbers behind the picture
+        seen.settled()
+        assert f"fact {at['item']}" in seen.page.content()
+    else:
+        assert label.partition(": ")[2] in seen.text()
+        picture = seen.page.get_by_role("figure", name=f"Fact {at['item']} by layer").first
+        assert f"at layer {at['layer']}" in picture.get_attribute("aria-label")
+
+
 def test_a_page_that_is_left_and_come_back_to_is_as_it_was(browse):
     seen = browse().open("trace", run="more/two", kind="attn_out", layer="1")
     seen.page.get_by_role("link", name="Recovery").click()

@@ -40,6 +40,9 @@ def test_only_the_layer_that_was_changed_has_shifted(mixture, moved):
     by_layer = trace.values.mean(axis=2)
     assert (by_layer[:2] == 0).all()  # what enters the last router is what it was
     assert (by_layer[2] > 0.1).all() and (trace.values <= 1).all()
+    here, there = (np.array(trace.notes["sent"][side]) for side in ("model", "donor"))
+    assert here.sum(axis=1) == pytest.approx(mixture.model.experts_per_token, abs=1e-4)
+    assert (here[:2] == there[:2]).all() and (here[2] != there[2]).any()
     assert trace.notes["donor"] == mixture.model.name and trace.notes["model"] == "moved"
 
 

@@ -6,7 +6,7 @@ import pytest
 from workbench.figures_click import CELLS, CellAt, clickable, clicked, panels_of
 from workbench.figures_items import QUADRANTS, discordance, quadrants_of
 from workbench.figures_maps import compare_maps
-from workbench.figures_style import alt_text, table_of
+from workbench.figures_style import alt_text, rows_of, table_of
 from workbench.trace import Trace
 from workbench.trace_cuts import by_layer, fact_number, layers_of, one_fact, only_part, parts_of
 
@@ -52,6 +52,7 @@ def test_marks_change_neither_the_table_nor_the_words():
     table, alt = table_of(plain), alt_text(plain)
     figure = clickable(plain, CellAt("1", "token 2"))
     assert table_of(figure).equals(table) and alt_text(figure) == alt
+    assert rows_of(figure) == rows_of(plain) == len(table)
 
 
 @pytest.mark.parametrize("point", [{}, {"curve_number": 0, "point_index": 0}, {"curve_number": 99, "point_index": 0}])

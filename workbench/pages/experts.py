@@ -6,6 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from workbench.errors import BadInput
+from workbench.expert_load import entropies, loads_of
 from workbench.figures import compare_layers
 from workbench.figures_click import CellAt
 from workbench.figures_maps import compare_maps, map_figure
@@ -18,9 +19,11 @@ from workbench.pages.frame.states import absent, banner, missing
 from workbench.pages.frame.url import choose, pick
 from workbench.sites import parse_sites
 from workbench.trace import Trace
-from workbench.trace_cuts import fact_number, named_layers, one_fact
+from workbench.trace_cuts import fact_number, layer_name, named_layers, one_fact
 
 EFFECT, SHIFT = "expert_attribution", "expert_shift"
+ROLE_OF = {"before": "base", "after": "checkpoint"}
+EVEN = "evenness of the load, 1 is even"
 
 
 def page() -> None:
@@ -34,7 +37,7 @@ def page() -> None:
     else:
         _effects(run, source)
     st.subheader("Shift of the router", anchor=False)
-    _shift(run)
+    _shift(run, source is not None)
 
 
 def _effects(run: Opened, source: Opened) -> None:
@@ -107,8 +110,8 @@ def _expert(traces: Mapping[str, Trace], expert: str) -> None:
     download(table, "expert facts", f"expert {layer} {expert}")
 
 
-def _shift(run: Opened) -> None:
-    """How far the choice of experts moved, by layer."""
+def _shift(run: Opened, boxes: bool) -> None:
+    """How far the choice of experts moved, by layer; `boxes` says whether the page has a box for the expert."""
     source = holding(run, [SHIFT], "shift")
     if source is None:
         absent(
@@ -117,7 +120,8 @@ def _shift(run: Opened) -> None:
             "workbench look expert_shift CHECKPOINT --against BASE --concept CONCEPT",
         )
         return
-    key = source.keys(SHIFT)[0]
+    keys = source.keys(SHIFT)
+    key = choose("Facts", "set", keys, source.words) if len(keys) > 1 else keys[0]
     traces = source.traces(key)
     if not traces:
         missing(source, key)
@@ -130,6 +134,36 @@ def _shift(run: Opened) -> None:
         compare_layers(cut, f"{source.words(key)}: {measure}", first.units, None),
         key,
         safe(str(first.notes.get("axes", {}).get("measure", {}).get(measure, ""))),
+    )
+    _loads(source, first, boxes)
+
+
+def _loads(source: Opened, shift: Trace, boxes: bool) -> None:
+    """Who gets the tokens, before and after, and how evenly."""
+    st.subheader("Where the tokens go", anchor=False)
+    loads = loads_of(shift)
+    if not loads:
+        absent(
+            "Tokens by expert",
+            "this run was made before expert shift noted them; the same command in another folder does",
+            source.on.command,
+        )
+        return
+    figure = compare_maps(loads["before"], loads["after"], None, "Share of tokens sent to each expert", greyed=False)
+    layer = chosen().layer
+    frame = CellAt(layer, str(st.session_state.get("expert", ALL)))
+    said = "Over all tokens of these facts: nothing is known of noise. A row sums to the experts a token gets."
+    if boxes:
+        grid(figure, "loads", frame if ALL not in (frame.row, frame.column) else None, _choose, said)
+    else:
+        picture(figure, "loads", said)
+    layers = tuple(map(layer_name, shift.labels["layer"]))
+    picture(
+        compare_layers(
+            {ROLE_OF[side]: entropies(load, layers) for side, load in loads.items()}, "Load entropy", EVEN, None
+        ),
+        "entropy",
+        "1: every expert of the layer gets as many tokens. A fall: tokens were gathered in few experts.",
     )
 
 

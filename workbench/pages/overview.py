@@ -85,9 +85,9 @@ def page() -> None:
     for warning in getattr(report, "warnings", ()):
         st.warning(safe(warning, 600))
     _verdict(report)
+    _remains(run)
     picture(ladder(report), "ladder", "A level holds only when every lower one does.")
     _contradictions(report)
-    _remains(run)
     _inside(run, report)
     _axes(run, report)
     st.subheader("Every difference to its control", anchor=False)
@@ -110,17 +110,18 @@ def _without_verdict(run: Opened) -> None:
 
 
 def _verdict(report: AuditReport) -> None:
-    """Three answers that do not follow from each other."""
-    told = knowledge_of(report)
+    """What was asked, and three answers that do not follow from each other."""
+    told, facts = knowledge_of(report), report.counts.get("forget", 0)
     answers = (
+        ("What was to be forgotten?", report.concept, f"{facts} facts"),
         ("How far is it suppressed?", report.verdict, report.meaning),
-        ("Is the knowledge still there?", told[:1].upper() + told[1:], "told apart from the level: absence needs more"),
+        ("Is the knowledge still there?", told[:1].upper() + told[1:], "whatever the level is"),
         ("Does other knowledge stand?", report.utility.capitalize(), report.utility_reason),
     )
-    for column, (asks, answer, more) in zip(st.columns(len(answers), border=True), answers, strict=True):
+    for column, (asks, answer, more) in zip(st.columns(len(answers), border=True, gap="small"), answers, strict=True):
         column.caption(asks)
-        column.markdown(f"**{safe(answer)}**")
-        column.caption(safe(more, 300))
+        column.markdown(f"**{safe(answer, 160)}**")
+        column.caption(safe(more, 160))
 
 
 def _contradictions(report: AuditReport) -> None:
@@ -252,10 +253,11 @@ def _inside(run: Opened, report: AuditReport) -> None:
     found = [e for e in report.evidence if e.axis in INSIDE and e.value is not None and e.status != "ERROR"]
     order = {status: i for i, status in enumerate(STATUS_LOOKS)}
     for e in sorted(found, key=lambda e: (e.status != "FAIL", -(worse_by(e) or 0.0), order[e.status]))[:LINES]:
-        numbers = {"base": e.before, "unlearned": e.value, "reference": e.reference, "never taught": e.floor}
+        control = {"reference": e.reference} if e.reference is not None else {"never taught": e.floor}
+        numbers = {"base": e.before, "unlearned": e.value, **control}
         told = ", ".join(f"{name} {number(value.mean)}" for name, value in numbers.items() if value is not None)
         path, at = _page_of(e)
-        _link(path, f"{e.question} {status_words(e)}: {told}" + (f", at {e.where}" if e.where else ""), at)
+        _link(path, f"{e.question} {told}" + (f", at {e.where}" if e.where else "") + f" {status_words(e)}", at)
     if not found:
         st.caption("No claim about what is inside was measured.")
     elif len(found) > LINES:

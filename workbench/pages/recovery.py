@@ -1,22 +1,25 @@
 """Recovery: what brings the answers back: relearning, rounding, patching back, other prompts."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import streamlit as st
 
 from workbench.figures import compare_means, relearn_curves
+from workbench.figures_attacks import tries, tries_of
 from workbench.figures_style import number
 from workbench.pages.frame.chosen import chosen
 from workbench.pages.frame.escaped import safe
 from workbench.pages.frame.picture import head, picture
 from workbench.pages.frame.reading import Opened
 from workbench.pages.frame.states import missing
-from workbench.pages.frame.url import pick
+from workbench.pages.frame.url import choose, pick
 from workbench.report_pictures import with_controls
 from workbench.trace import Trace
 
 RELEARN, DIRECT = "relearn.forget", "accuracy.forget"
 ATTACKS = ("accuracy.forget.quantise", "patch_back.forget", "accuracy.forget.few_shot", "accuracy.forget.jailbreak")
-"""Readings of the same facts with an attack on."""
+"""Readings of the same facts with an attack on that every audit of the standard suite takes."""
 
 
 def page() -> None:
@@ -65,7 +68,8 @@ def _area(trace: Trace) -> tuple[float | None, str]:
 
 def _attacks(run: Opened) -> None:
     st.subheader("Other ways back", anchor=False)
-    readings = {run.words(key): run.traces(key) for key in (DIRECT, *ATTACKS)}
+    further = [key for key in run.keys("accuracy") if key.startswith(f"{DIRECT}.") and key not in ATTACKS]
+    readings = {run.words(key): run.traces(key) for key in (DIRECT, *ATTACKS, *further)}
     there = {words: traces for words, traces in readings.items() if traces}
     if there:
         units = next(iter(next(iter(there.values())).values())).units
@@ -74,9 +78,20 @@ def _attacks(run: Opened) -> None:
             "attacks",
             "The first row is without an attack; what a row adds to it came back.",
         )
+        _tries({words: traces for words, traces in there.items() if any(map(tries_of, traces.values()))}, units)
     for key in (DIRECT, *ATTACKS):
         if run.words(key) not in there:
             missing(run, key)
+
+
+def _tries(readings: Mapping[str, Mapping[str, Trace]], units: str) -> None:
+    """One attack, try by try."""
+    st.subheader("Every try of an attack", anchor=False)
+    if not readings:
+        st.caption("No attack of this run was tried in more than one strength or wording.")
+        return
+    words = choose("Attack", "attack", list(readings))
+    picture(tries(readings[words], words, units), "tries", "Means without intervals: the run keeps one for each try.")
 
 
 if __name__ == "__main__":

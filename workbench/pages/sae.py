@@ -7,18 +7,26 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from workbench.figures_features import feature_scatter
+from workbench.figures_features import fates, feature_changes, feature_scatter, firing_histogram
 from workbench.figures_style import number
 from workbench.pages.frame.chosen import chosen
 from workbench.pages.frame.elsewhere import holding
 from workbench.pages.frame.escaped import safe
 from workbench.pages.frame.picture import download, head, picture
+from workbench.pages.frame.reading import Opened
 from workbench.pages.frame.states import absent, banner
 from workbench.pages.frame.url import choose
 from workbench.trace import Trace
 
 KEY = "sae_features"
 COMMAND = "workbench look sae_features CHECKPOINT --concept CONCEPT"
+
+FATES = {
+    "killed": "Fired before, and on no token of the facts to forget any more.",
+    "silenced": "Fires at most half as often as before.",
+    "new": "Did not fire on the facts to forget before.",
+}
+"""What the counts count."""
 
 
 def page() -> None:
@@ -39,6 +47,8 @@ def page() -> None:
         st.warning(safe(warning, 600))
     picture(feature_scatter(trace), KEY, "Lower right: fires on the facts to forget and hardly on those to keep.")
     _fit(trace)
+    _changes(trace, source)
+    picture(firing_histogram(trace), "firing", "The number axis is logarithmic: most features never fire on few facts.")
     _features(trace)
 
 
@@ -48,11 +58,32 @@ def _fit(trace: Trace) -> None:
     if not isinstance(explained, Mapping) or not explained:
         return
     st.subheader("How well the autoencoder fits", anchor=False)
+    before = trace.notes.get("before", {}).get("explained_variance", {})
     for column, (name, share) in zip(st.columns(len(explained)), explained.items(), strict=True):
-        column.metric(f"variance explained: {safe(name)}", number(share))
+        told = number(share) if before.get(name) is None else f"{number(before[name])} → {number(share)}"
+        column.metric(f"variance explained: {safe(name)}", told)
         active = trace.notes.get("l0", {}).get(name)
         column.caption(f"{number(active)} features active a token")
+    if before:
+        st.caption(safe(f"Left of the arrow: in {trace.notes['before'].get('model', 'the model before')}."))
     st.caption("Where it explains little, its features say little about this model, above all after an edit.")
+
+
+def _changes(trace: Trace, source: Opened) -> None:
+    """Before and after, where the run was made against the model before."""
+    st.subheader("Before and after", anchor=False)
+    counts = fates(trace)
+    if not counts:
+        absent("Features before and after", "this run read one model only", f"{source.on.command} --against BASE")
+        return
+    for column, (fate, count) in zip(st.columns(len(counts)), counts.items(), strict=True):
+        column.metric(f"{fate} on forget", count, help=FATES[fate])
+    picture(
+        feature_changes(trace),
+        "changes",
+        "No intervals and no false-discovery rate: runs keep shares by feature, not by fact. How many features chance "
+        "would find is told in the words of the first picture.",
+    )
 
 
 def _features(trace: Trace) -> None:

@@ -11,14 +11,21 @@ from workbench.errors import BadInput
 from workbench.figures_click import CellAt
 from workbench.figures_compare import change_maps, spectra
 from workbench.figures_style import number
+from workbench.figures_weights import STATS, energies, stat_map
 from workbench.pages.frame.chosen import ALL, chosen, label
 from workbench.pages.frame.elsewhere import is_of, of_verb
 from workbench.pages.frame.escaped import safe
 from workbench.pages.frame.picture import download, grid, head, picture
 from workbench.pages.frame.reading import Opened, comparison_of
 from workbench.pages.frame.states import absent, banner
-from workbench.pages.frame.url import choose
+from workbench.pages.frame.url import choose, pick
 from workbench.shelf import Shelved
+
+NAMES = {"share_changed": "entries changed", "top_share": "share of the first direction"}
+"""Short names of numbers whose own say too little."""
+
+RELATIVE = "relative_change"
+"""The number the map begins with."""
 
 SHOWN = ("tensor", "status", "relative_change", "share_changed", "rank", "stable_rank", "top_share", "note")
 """Columns of the table; the download has all."""
@@ -49,8 +56,14 @@ def page() -> None:
     matrices = [ALL, *dict.fromkeys(str(series.x[i]) for series in _panels(comparison) for i in range(len(series.x)))]
     column = choose("Matrix or expert", "matrix", matrices, lambda n: "all" if n == ALL else n)
     frame = CellAt(chosen().layer, column) if ALL not in (chosen().layer, column) else None
-    grid(change_maps(comparison), "weights", frame, _choose, "Click a cell for its tensors and their spectrum.")
+    stat = pick("Number", "stat", [RELATIVE, *STATS], lambda name: NAMES.get(name, name.replace("_", " ")))
+    figure = change_maps(comparison) if stat == RELATIVE else stat_map(comparison, stat)
+    grid(figure, "weights", frame, _choose, "Click a cell for its tensors and their spectrum.")
     _tensors(comparison, column)
+    absent(
+        "Angle to the base's own directions, and the histogram of single entries",
+        "a comparison keeps singular values and norms of each tensor, no vectors and no entries",
+    )
 
 
 def _panels(comparison: Comparison) -> list[Any]:
@@ -102,6 +115,7 @@ def _tensors(comparison: Comparison, column: str) -> None:
         return
     if changed["singular_values"].notna().any():
         picture(spectra(cut), "spectra", "A steep fall is a change of few directions.")
+        picture(energies(cut), "energies", "Near 1 after a few directions: a change of low rank.")
     st.dataframe(
         changed[list(SHOWN)],
         hide_index=True,

@@ -43,7 +43,9 @@ def is_of(run: Shelved, other: Shelved) -> bool:
         return True
     asked, there = ((one.manifest or {}).get("question") or {} for one in (run, other))
     roles = asked.get("roles") or {"checkpoint": asked.get("checkpoint")}
-    return bool(there.get("checkpoint")) and all(there.get(role) == roles.get(role, there.get(role)) for role in SIDES)
+    told = {"checkpoint": there.get("checkpoint"), "base": there.get("base") or there.get("against")}
+    known = [role for role in SIDES if told[role] and roles.get(role)]
+    return "checkpoint" in known and all(told[role] == roles[role] for role in known)
 
 
 def of_verb(verb: str) -> dict[str, Shelved]:
