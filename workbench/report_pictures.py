@@ -244,7 +244,7 @@ def _means(by_key: Mapping[str, Mapping[str, Trace]]) -> dict[str, list[Picture]
     for text, by_role in by_key.items():
         if kind_of(_any(by_role)) == "means":
             key = Key.parse(text)
-            groups.setdefault((key.axis, _any(by_role).units), {})[key.words] = by_role
+            groups.setdefault((key.axis, _any(by_role).units), {})[key.words] = _with_controls(key, by_role)
     found: dict[str, list[Picture]] = {}
     for (axis, units), readings in groups.items():
         figure = compare_means(readings, f"{axis.capitalize()}: {units}", units)

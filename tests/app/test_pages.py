@@ -252,6 +252,13 @@ def test_the_recovery_page_draws_curves_and_attacks(app, full):
     at = app(full, "recovery", run="one")
     assert "against relearning steps" in alts(at)[0]
     assert any("under each attack" in alt for alt in alts(at))
+    attacks = next(f for f, alt in zip(figures(at), alts(at), strict=True) if "under each attack" in alt)
+    own = next(series for series in attacks["data"] if series["name"] == "checkpoint")
+    shown = dict(zip(own["y"], drawn(own["x"]), strict=True))
+    read = load_trace(full / "one", "checkpoint", "accuracy.forget.jailbreak")
+    assert read.notes["n_facts"] < len(read.labels["fact"])  # the rest are facts nobody was taught
+    assert shown["Accuracy on forget, under jailbreak"] == pytest.approx(read.values[: read.notes["n_facts"]].mean())
+
     from workbench.figures_attacks import tries_of
 
     key = "accuracy.forget.jailbreak"

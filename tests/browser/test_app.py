@@ -106,7 +106,10 @@ def test_the_download_holds_the_numbers_drawn(browse, store):
             read = trace.values[trace.labels["site"].index(f"L{layer}.resid_post"), j]
             if np.isfinite(read).any():
                 assert float(shown[str(layer), role]) == pytest.approx(float(read[np.isfinite(read)].mean()), rel=1e-12)
-    in_chart = seen.page.evaluate("JSON.stringify(document.querySelector('.js-plotly-plot').data[0].customdata)")
+    in_chart = seen.page.evaluate(
+        """JSON.stringify(Array.from(document.querySelector('.js-plotly-plot')._fullData[0].customdata,
+            line => Array.from(line, cell => Array.from(cell))))"""
+    )
     drawn = [value[0] for line in json.loads(in_chart) for value in line]
     assert sorted(float(v) for v in shown.values()) == pytest.approx(sorted(v for v in drawn if v is not None))
 
