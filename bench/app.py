@@ -3,9 +3,9 @@
     python -m bench.app              needs Chromium for the times in the browser; without one, the server's alone
 
 Read it as: `server` is one run of the page's script (AppTest, the second run, imports done), `browser` is from asking
-for the address until the picture is drawn, in a fresh browser page, the best of `REPEATS`; `browser_cpu` is the CPU
-time of the browser's main thread in it, which a busy machine lengthens less (see `load`). Does not show: the first
-start of the server, which imports pandas, plotly and streamlit once.
+for the address until the picture is drawn, in a fresh browser page, the best of `REPEATS`; `server_cpu` and
+`browser_cpu` are the CPU times in it (of the browser its main thread), which a busy machine lengthens less (`load`).
+Does not show: the first start of the server, which imports pandas, plotly and streamlit once.
 """
 
 import json
@@ -74,17 +74,17 @@ def store(root: Path) -> Path:
     return root
 
 
-def server_seconds(page: str, **url: str) -> float:
-    """One run of the page's script, once everything is imported and cached."""
+def server_seconds(page: str, **url: str) -> tuple[float, float]:
+    """One run of the page's script, once everything is imported and cached, and the CPU time of it."""
     made = AppTest.from_file(str(ROOT / "app.py"), default_timeout=300)
     for name, value in url.items():
         made.query_params[name] = value
     made.switch_page(f"workbench/pages/{page}.py")
     made.run()
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     made.run()
     assert not made.exception, made.exception
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - cpu
 
 
 def browser_seconds(address: str, path: str, ready: str) -> tuple[float, float] | None:
@@ -144,7 +144,8 @@ def main() -> None:
                 line = {
                     "what": name,
                     "limit_s": LIMIT,
-                    "server_s": round(inside, 2),
+                    "server_s": round(inside[0], 2),
+                    "server_cpu_s": round(inside[1], 2),
                     "load": round(os.getloadavg()[0], 1),
                 }
                 if outside is not None:
