@@ -18,6 +18,7 @@ from audits.claims import CLAIMS, Claim, Suite, asked_in
 from audits.judge import Judge, JudgeOptions
 from audits.read import DEPTH, Found, Progress, ReadingOptions, asked_keys, loaded, read, read_depth, stored
 from audits.reading_ways import Asked, Readings
+from audits.readings import shown_in
 from audits.reference import DIRECT, base_ignorant, reference_knows
 from audits.verdict import contradictions, knowledge_of, ladder, utility_of
 from workbench.cache import cache_folder
@@ -154,9 +155,15 @@ class Question:
     def keys(self) -> tuple[str, ...]:
         """The readings the checkpoint needs for them.
 
-        The direct answers are always among them: they show whether base and reference are what they should be.
+        The direct answers are always among them: they show whether base and reference are what they should be. A whole
+        suite also takes what pages show; who names single checks gets those alone.
         """
-        return (DIRECT, *(claim.reading for claim in self.claims))
+        return (DIRECT, *(claim.reading for claim in self.claims), *self.shown)
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The readings that no claim rests on."""
+        return shown_in(self.suite) if self.checks is None else ()
 
     @property
     def all_claims(self) -> bool:
@@ -177,6 +184,7 @@ class Question:
             "reading": self.reading.spec(),
             "judging": self.judging.spec(),
             "code": code_digest(VERDICT_CODE),
+            **({"shown": list(self.shown)} if self.shown else {}),
             **({"beside": sorted({n.sha256 for n in self.beside})} if self.beside else {}),
         }
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from audits.behaviour.answer_tokens import AnswersByToken
 from audits.behaviour.fluency import NgramEntropy
 from audits.behaviour.generations import Generations
 from audits.behaviour.kl_to_base import NextTokens
@@ -17,6 +18,7 @@ from audits.behaviour.muse import VerbMem
 from audits.behaviour.options import ChoiceAccuracy, TruthRatio
 from audits.behaviour.overlap import ExactMatch, RougeL
 from audits.behaviour.rwku import RwkuRecall
+from audits.claims import SUITES, Suite
 from audits.privacy.gradient import GradientScore
 from audits.privacy.scores import LossScore, MinKPlusScore, MinKScore, ZlibScore
 from audits.reading_options import ReadingOptions
@@ -48,6 +50,7 @@ from audits.reading_ways import (
 )
 from probes.depth_score import States
 from probes.expert_attribution import ExpertAttribution
+from probes.lens_words import LensWords
 from probes.patch_back import Coefficients
 from workbench.registry import Method
 from workbench.trace import Trace
@@ -185,11 +188,25 @@ READINGS: tuple[Reading, ...] = (
         base_only=True,
     ),
     Reading("kl_to_base.far", kl_to_the_base, Needs("far"), rests_on=("next_tokens.far",)),
+    Reading(
+        "answer_tokens.forget", Look(lambda options: AnswersByToken(max_new_tokens=options.shown_tokens), "forget")
+    ),
+    Reading(
+        "lens_words.forget", Look(lambda options: LensWords(max_facts=max(1, options.trace_facts)), "forget"), no_trace
+    ),
 )
 """Every reading, in the order they are taken."""
 
+SHOWN: Mapping[str, Suite] = {"answer_tokens.forget": "standard", "lens_words.forget": "standard"}
+"""Readings that no claim rests on: pages show them. Key -> the smallest suite that takes them."""
+
 BY_KEY: Mapping[str, Reading] = {reading.key: reading for reading in READINGS}
 """Key -> row."""
+
+
+def shown_in(suite: Suite) -> tuple[str, ...]:
+    """What a suite reads beside its claims, to be shown."""
+    return tuple(key for key, least in SHOWN.items() if SUITES.index(least) <= SUITES.index(suite))
 
 
 def needed(keys: Sequence[str]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ PROBES = Registry(
         "depth_score": "probes.depth_score:DepthScore",
         "expert_attribution": "probes.expert_attribution:ExpertAttribution",
         "expert_shift": "probes.expert_shift:ExpertShift",
+        "lens_words": "probes.lens_words:LensWords",
         "linear_probes": "probes.linear_probes:LinearProbes",
         "logit_lens": "probes.logit_lens:LogitLens",
         "patch_back": "probes.patch_back:PatchBack",

@@ -15,8 +15,10 @@ from workbench.cards import edit_card, evidence_card, trace_card
 from workbench.figures_bars import compare_ranked, measure_bars, ranked_bars
 from workbench.figures_curves import compare_layers, compare_means, layer_curve, relearn_curves
 from workbench.figures_features import feature_scatter
+from workbench.figures_lens import words_map
 from workbench.figures_maps import compare_maps, is_map, map_figure
 from workbench.figures_style import ITEMS, alt_text, table_of
+from workbench.figures_tokens import tokens_map
 from workbench.figures_trace import mixes_places, places_figure
 from workbench.figures_validation import validation_figure
 from workbench.figures_verdict import forest, forest_of, ladder
@@ -63,6 +65,10 @@ def figure_of(trace: Trace) -> go.Figure:
         return feature_scatter(trace)
     if trace.name == "vector_validation":
         return validation_figure(trace)
+    if trace.name == "answer_tokens":
+        return tokens_map(trace)
+    if trace.name == "lens_words":
+        return words_map({str(trace.notes.get("model", "model")): trace}, trace.labels["fact"][0])
     if mixes_places(trace):
         return places_figure(trace)
     if kind == "layers":

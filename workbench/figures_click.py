@@ -107,13 +107,13 @@ def _frame(figure: go.Figure, series: Any, chosen: CellAt) -> None:
     row, column = plain(chosen.row, 40), plain(chosen.column, 40)
     if row not in series.y or column not in series.x:
         return
-    figure.add_scatter(
-        x=[column],
-        y=[row],
+    figure.add_scatter(  # a light frame round the dark one, so that it is seen on dark cells too
+        x=[column, column],
+        y=[row, row],
         xaxis=series.xaxis,
         yaxis=series.yaxis,
         mode="markers",
-        marker={"symbol": "square-open", "size": 16, "color": INK, "line": {"width": 2.5}},
+        marker={"symbol": "square-open", "size": [20, 16], "color": ["#ffffff", INK], "line": {"width": 2.5}},
         meta=["frame"],
         showlegend=False,
         hoverinfo="skip",

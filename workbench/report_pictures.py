@@ -67,8 +67,8 @@ EXPECTED = {
 }
 """Readings every report has a place for."""
 
-NOT_DRAWN = ("states", "coefficients")
-"""Raw material of other readings, too large to draw."""
+NOT_DRAWN = ("states", "coefficients", "answer_tokens", "lens_words")
+"""Raw material of other readings, too large to draw, and what is shown a fact at a time."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ BEHAVIOUR = Registry(
     {
         "answer_probability": "audits.behaviour.answers:AnswerProbability",
         "accuracy": "audits.behaviour.answers:Accuracy",
+        "answer_tokens": "audits.behaviour.answer_tokens:AnswersByToken",
         "best_of_n": "audits.behaviour.answers:BestOfN",
         "perplexity": "audits.behaviour.perplexity:Perplexity",
         "truth_ratio": "audits.behaviour.options:TruthRatio",

@@ -10,6 +10,7 @@ from workbench.errors import BadInput
 from workbench.figures import compare_means
 from workbench.figures_click import CellAt
 from workbench.figures_items import QUADRANTS, discordance, quadrants_of
+from workbench.figures_tokens import Strip, strip_words, strips_html, strips_of, strips_table, visible_lines
 from workbench.pages.frame.chosen import ALL, chosen
 from workbench.pages.frame.picture import download, grid, head, picture
 from workbench.pages.frame.reading import Opened
@@ -21,6 +22,7 @@ from workbench.trace_cuts import fact_number, one_fact
 
 FIRST = "accuracy.forget"
 PROBABILITY = "answer_probability"
+TOKENS = "answer_tokens.forget"
 
 
 def page() -> None:
@@ -120,13 +122,51 @@ def _item(run: Opened) -> None:
     label = next((t for t in _labels(run) if fact_number(t) == number), number)
     st.text(label)
     _steps(run, number)
+    _strips(run, number)
     for units, readings in by_units.items():
         picture(
             compare_means(readings, f"Fact {number}: {units}", units),
             f"item {units}",
             "Largest over layers; last step.",
         )
-    absent("Words and tokens of the answer", "runs keep no generated text and no log-probabilities of single tokens")
+
+
+def _strips(run: Opened, number: str) -> None:
+    """Prompt, target, and what each model makes of them, token by token."""
+    traces = run.traces(TOKENS)
+    st.markdown("**Token by token**")
+    if not traces:
+        absent("Words and tokens of the answer", run.why_not_shown(TOKENS), run.again)
+        return
+    strips: dict[str, Mapping[str, Strip]] = {}
+    for role, trace in traces.items():
+        label = next((text for text in trace.labels["fact"] if fact_number(text) == number), None)
+        if label is None:
+            continue
+        try:
+            prompt, strips[role] = strips_of(trace, label)
+        except (LookupError, TypeError, ValueError):
+            absent(f"Tokens of {role}", "its notes do not fit its numbers; `workbench verify` checks the run")
+            continue
+        if role in ("checkpoint", next(iter(traces))):
+            shown, target = prompt, str(trace.notes["answer"][trace.labels["fact"].index(label)])
+    if not strips:
+        absent("Words and tokens of the answer", "this fact was not read token by token", run.again)
+        return
+    st.caption("Prompt, as the model was shown it, and target")
+    st.code(visible_lines(f"{shown}\n{target}"), language=None, wrap_lines=True)
+    st.html(strips_html(strips))
+    st.caption(
+        "The answer is put in its mouth token by token (each is predicted from the prompt and those before); what it "
+        "says is its own greedy text. One scale for all."
+    )
+    table = strips_table(strips)
+    with st.expander(f"In words and numbers ({len(table)} tokens)", key="strips in numbers"):
+        for role, row in strips.items():
+            for name, strip in row.items():
+                st.text(strip_words(f"{role}, {name}", strip))
+        st.dataframe(table, hide_index=True, alt="Probability of every token, by model and text.")
+    download(table, "strips", f"tokens of item {number}")
 
 
 def _labels(run: Opened) -> Sequence[str]:
@@ -151,7 +191,8 @@ def _go(number: str) -> None:
 
 
 def _instruments(run: Opened) -> list[str]:
-    return sorted({Key.parse(key).instrument for keys in run.stored.values() for key in keys} - {"causal_trace"})
+    every = {Key.parse(key).instrument for keys in run.stored.values() for key in keys}
+    return sorted(every - {"causal_trace", "answer_tokens", "lens_words"})
 
 
 def _of_fact(run: Opened, key: str, number: str) -> dict[str, Trace]:

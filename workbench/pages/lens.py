@@ -1,22 +1,28 @@
 """Lens: from which layer on does the model's own vocabulary spell the answer?"""
 
-import shlex
 from collections.abc import Mapping
 
+import pandas as pd
 import streamlit as st
 
+from workbench.errors import BadInput
+from workbench.figures_click import CellAt
+from workbench.figures_lens import Statistic, WordGrid, grids_figure, word_grid
+from workbench.figures_tokens import visible_lines
 from workbench.pages.frame.by_fact import facts_by_layer
-from workbench.pages.frame.chosen import chosen
+from workbench.pages.frame.chosen import ALL, chosen
 from workbench.pages.frame.escaped import safe
-from workbench.pages.frame.picture import head, picture
+from workbench.pages.frame.picture import download, grid, head, picture
 from workbench.pages.frame.reading import Opened
 from workbench.pages.frame.states import absent, missing
-from workbench.pages.frame.url import choose
+from workbench.pages.frame.url import choose, pick
 from workbench.report_pictures import picture_of
 from workbench.trace import Trace
-from workbench.trace_cuts import named_layers, one_fact
+from workbench.trace_cuts import fact_number, named_layers, one_fact
 
 KEY = "logit_lens"
+WORDS = "lens_words.forget"
+NUMBERS = {name: st.column_config.NumberColumn(format="%.3g") for name in ("probability", "rank", "its probability")}
 STATISTICS = {
     "choice": "whether the answer is the likeliest of the fact's candidates",
     "probability": "probability of the answer",
@@ -58,7 +64,7 @@ def page() -> None:
         picture(drawn.figure, key, caption)
     if "layer" in first.axes:
         facts_by_layer(key, traces, first.units, "low" if statistic in ("rank", "entropy") else "high")
-    _tokens(run)
+    _words(run)
 
 
 def _map(key: str, traces: Mapping[str, Trace]) -> None:
@@ -72,17 +78,74 @@ def _map(key: str, traces: Mapping[str, Trace]) -> None:
         picture(drawn.figure, key, "Layer by position of the prompt; -1 is its last token, which predicts the answer.")
 
 
-def _tokens(run: Opened) -> None:
-    """Runs keep numbers about the answer, not which word stands first."""
-    where = run.on.manifest or {}
-    about = (where.get("checkpoints") or {}).get("checkpoint") or where.get("checkpoint") or {}
-    model = str(about.get("address") or "CHECKPOINT")
-    absent(
-        "Layer by token, with the word that stands first in each cell",
-        "an audit reads the answer where it is predicted, and no run keeps words; the answer's rank at every token of "
-        "the prompt (a map on this page) is read by",
-        f"workbench look logit_lens {shlex.quote(model)} --concept CONCEPT --set positions=prompt --set statistic=rank",
+def _words(run: Opened) -> None:
+    """Layer by token over one fact, with the word that stands first in each cell."""
+    st.subheader("Words inside, layer by token", anchor=False)
+    traces = run.traces(WORDS)
+    if not traces:
+        absent("Layer by token, with the word that stands first in each cell", run.why_not_shown(WORDS), run.again)
+        return
+    first = next(iter(traces.values()))
+    there = {fact_number(label): label for label in first.labels["fact"]}
+    number = chosen().fact or next(iter(there))
+    if number not in there:
+        absent(
+            f"Words over fact {number}",
+            f"words are read of the first {len(there)} facts only; reading.trace_facts sets how many",
+            f"{run.again} --set reading.trace_facts={int(number) + 1 if number.isdigit() else 'N'}",
+        )
+        return
+    try:
+        grids = {role: word_grid(t, there[number]) for role, t in traces.items() if there[number] in t.labels["fact"]}
+    except BadInput as error:
+        absent("Words inside", str(error))
+        return
+    at = first.labels["fact"].index(there[number])
+    left, right = st.columns(2)
+    tokens = next(iter(grids.values())).tokens
+    places = [str(i) for i in range(len(tokens))]
+    with left:
+        place = choose("Token", "word", [ALL, *places], lambda i: "none" if i == ALL else tokens[int(i)])
+    with right:
+        statistic = pick("Colour", "colour", ("probability", "rank"), lambda s: f"{s} of the answer")
+    if chosen().fact is None:
+        st.caption("No item is chosen: this is the first that was read. Choose Item at the left for another.")
+    st.text(visible_lines(f"{first.notes['prompt'][at]} → {first.notes['answer'][at]}"))
+    layer = chosen().layer
+    frame = CellAt(layer, tokens[int(place)]) if ALL not in (layer, place) else None
+    shown: Statistic = "rank" if statistic == "rank" else "probability"
+    figure = grids_figure(grids, f"Lens over fact {number}", shown)
+    told = (
+        "Each cell holds the word that stands first if that layer were the last. The colour is of the answer's first "
+        "token; at tokens of the answer, of the one behind. Click a cell, or choose Layer (at the left) and Token."
     )
+    grid(figure, "lens words", frame, _choose, told)
+    _cell(grids, layer, None if place == ALL else tokens[int(place)], number)
+
+
+def _choose(at: CellAt) -> None:
+    """What a click does: the same as the two boxes. The label of a token begins with its place."""
+    st.session_state["layer"], st.session_state["word"] = at.row, at.column.partition(" ")[0]
+
+
+def _cell(grids: Mapping[str, WordGrid], layer: str, token: str | None, number: str) -> None:
+    """What each model has in the chosen cell, and in the layers above and below it."""
+    if layer == ALL or token is None:
+        return
+    table = pd.concat([cells.frame(role) for role, cells in grids.items()], ignore_index=True)
+    column = table[table["token"] == token]
+    here = column[column["layer"] == layer].drop(columns=["layer", "token"])
+    st.subheader(f"Layer {safe(layer)}, token {safe(token)}", anchor=False)
+    if here.empty:
+        absent(f"Layer {layer}", "the lens was not read there")
+        return
+    st.dataframe(here, hide_index=True, column_config=NUMBERS, alt=f"First word of each model at layer {layer}.")
+    download(here, "lens cell", f"lens fact {number} layer {layer} {token}")
+    st.caption("The same token at every layer:")
+    st.dataframe(
+        column.drop(columns="token"), hide_index=True, height=260, column_config=NUMBERS, alt=f"Every layer at {token}."
+    )
+    download(column, "lens column", f"lens fact {number} {token}")
 
 
 if __name__ == "__main__":

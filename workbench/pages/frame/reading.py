@@ -1,6 +1,7 @@
 """Runs read once and kept as long as their files do not change; every reading is confined to the runs folder."""
 
 import os
+import shlex
 import sys
 from dataclasses import dataclass
 from functools import cached_property
@@ -154,6 +155,21 @@ class Opened:
         """A key for a person: `Logit lens on forget`."""
         words = Key.parse(key).words
         return words[:1].upper() + words[1:]
+
+    def why_not_shown(self, key: str) -> str:
+        """Why a reading that no claim rests on is not there; such a one is never named in a report's evidence."""
+        if key in getattr(self.report, "troubles", {}).get("checkpoint", {}) or self.on.state != "finished":
+            return self.why_missing(key)
+        return "this run was made before the reading existed, or by a suite or checks that leave it out"
+
+    @property
+    def again(self) -> str:
+        """The run's command into a new folder: a run that is finished is not added to."""
+        words = shlex.split(self.on.command)
+        if "--out" in words[:-1]:
+            at = words.index("--out") + 1
+            words[at] = f"{words[at].rstrip('/')}-again"
+        return shlex.join(words)
 
     def why_missing(self, key: str) -> str:
         """Why a reading is not there, as the report tells it."""
