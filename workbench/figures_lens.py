@@ -227,7 +227,7 @@ def _best(grid: WordGrid, statistic: Statistic) -> str:
     i, j = np.unravel_index(int(np.nanargmax(shown)), shown.shape)
     value = (grid.probability if statistic == "probability" else grid.rank)[i, j]
     word = "highest" if statistic == "probability" else "first"
-    return f"{word} {number(float(value))} at layer {grid.layers[i]}, {grid.tokens[j]}"
+    return f"{word} {number(float(value))} at layer {grid.layers[i]}, token {j}"
 
 
 def _colored(values: np.ndarray, statistic: Statistic) -> np.ndarray:

@@ -12,7 +12,11 @@ from workbench.checkpoint import file_digest
 from workbench.cli import main
 
 ROOT = Path(__file__).parents[2]
-PAGES = tuple(sorted(path.stem for path in (ROOT / "workbench" / "pages").glob("*.py") if path.stem != "__init__"))
+OPT_IN = ("live",)
+"""Pages that are there only when asked for: tests/app/test_live.py."""
+PAGES = tuple(
+    sorted(path.stem for path in (ROOT / "workbench" / "pages").glob("*.py") if path.stem not in ("__init__", *OPT_IN))
+)
 SMALL = {
     "reading.trace_facts": "4",
     "reading.relearn.steps": "[0, 1, 2]",

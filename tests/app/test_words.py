@@ -147,7 +147,9 @@ def test_a_click_on_a_cell_is_the_two_boxes(app, full):
     figure = next(f for f in figures(at) if "Lens over fact 0" in json.dumps(f["layout"]["title"]))
     marks = next(s for s in figure["data"] if isinstance(s.get("meta"), list) and s["meta"][0] == "cell")
     options = at.selectbox(key="word").options
-    assert set(marks["x"]) == set(options[1:])  # what a click gives begins with the value of the box
+    assert {html.unescape(x) for x in marks["x"]} == set(
+        options[1:]
+    )  # what a click gives begins with the value of the box
     assert {x.partition(" ")[0] for x in marks["x"]} == {str(i) for i in range(len(options) - 1)}
     layers = {option.removeprefix("layer ") for option in at.selectbox(key="layer").options}
     assert set(marks["y"]) <= layers

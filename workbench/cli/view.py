@@ -34,6 +34,9 @@ def view(
     port: Annotated[
         int | None, typer.Option("--port", metavar="N", min=1, max=65535, help="Port; a free one when not given.")
     ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="With the page Live, which opens the models of a run to ask them.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Look at runs in the browser; needs no model and no GPU. Ctrl-C ends it."""
@@ -53,7 +56,12 @@ def view(
     screen.note(f"Open http://{HOST}:{chosen} on this machine (from another: ssh -L {chosen}:{HOST}:{chosen} …)")
     screen.note("Ctrl-C ends it")
     command = [sys.executable, "-m", "streamlit", "run", str(app), f"--server.port={chosen}", *SETTINGS]
-    environment = {**os.environ, "WORKBENCH_RUNS": str(runs.resolve()), "PYTHONPATH": _path(app.parent)}
+    environment = {
+        **os.environ,
+        "WORKBENCH_RUNS": str(runs.resolve()),
+        "WORKBENCH_LIVE": "1" if live else "0",
+        "PYTHONPATH": _path(app.parent),
+    }
     code = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False).returncode
     if code not in (0, -2):
         raise RunError(f"The app ended with code {code}; what it said is above")

@@ -37,7 +37,8 @@ Stamp = tuple[tuple[int, int], ...]
 
 def root() -> Path:
     """The runs folder: what stands after `--` on streamlit's command line, else `$WORKBENCH_RUNS`, else `runs`."""
-    given = sys.argv[1] if len(sys.argv) > 1 and Path(sys.argv[0]).name == "app.py" else os.environ.get(RUNS)
+    words = [word for word in sys.argv[1:] if not word.startswith("--")]
+    given = words[0] if words and Path(sys.argv[0]).name == "app.py" else os.environ.get(RUNS)
     return Path(given or "runs").expanduser().resolve()
 
 
