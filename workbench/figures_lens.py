@@ -27,7 +27,7 @@ Statistic = Literal["probability", "rank"]
 CHANGE = "after − before"
 """Name of the panel of differences."""
 
-ACROSS, LETTER = 620, 6.4
+ACROSS, LETTER = 620, 6.6
 """Pixels for the panels beside each other, and of one letter."""
 
 SIDE_BY_SIDE = 14
@@ -151,7 +151,7 @@ def _panel(figure: go.Figure, role: str, grid: WordGrid, statistic: Statistic, p
     told = np.array([[plain(word, 24) for word in line] for line in grid.words], dtype=object).reshape(shown.shape)
     written = np.array([[plain(word.removeprefix("·"), room) for word in line] for line in grid.words], dtype=object)
     data = np.stack([shown.astype(object), told, grid.likeliest.astype(object)], axis=-1)
-    texts = {"text": written.reshape(shown.shape), "texttemplate": "%{text}", "textfont": {"size": 11}}
+    texts = {"text": written.reshape(shown.shape), "texttemplate": "%{text}", "textfont": {"size": 10}}
     figure.add_heatmap(
         z=_colored(shown, statistic),
         x=_labels(grid.tokens),

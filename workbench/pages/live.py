@@ -57,8 +57,11 @@ def page() -> None:
         _wait()
         return
     _desk(me, roles, sizes)
+    told = st.empty()
     if DESK.loaded:
         _ask(me, run, roles, reader)
+    if DESK.loaded:  # said last: asking may have put another model in its place
+        told.success(f"In memory: {safe(_role_of(roles, DESK.loaded))} ({safe(DESK.loaded)})")
     _results()
 
 
@@ -144,10 +147,8 @@ def _desk(me: str, roles: Mapping[str, str], sizes: Mapping[str, int]) -> None:
         DESK.free(me)
         st.session_state.pop(RESULT, None)
         st.rerun()
-    if load:
-        _load(me, role, roles[role])
-    if DESK.loaded:
-        st.success(f"In memory: {safe(_role_of(roles, DESK.loaded))} ({safe(DESK.loaded)})")
+    if load and _load(me, role, roles[role]):
+        st.rerun()  # the buttons above know of the model only then
 
 
 def _load(me: str, role: str, address: str) -> bool:
