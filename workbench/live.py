@@ -137,15 +137,21 @@ class Desk:
             if self.holder is None:
                 self.holder = Holder(session, alive)
 
-    def load(self, session: str, checkpoint: "Checkpoint") -> "HookedModel":
+    def load(self, session: str, checkpoint: "Checkpoint", address: str = "") -> "HookedModel":
         """Put a model on the desk; whatever was there is dropped before.
+
+        Args:
+            session: who has the desk.
+            checkpoint: what to open.
+            address: how it is called; a hub id is another one after its revision was looked up.
 
         Raises:
             BadInput: when the session does not have the desk, or the checkpoint cannot be opened.
             RunError: when opening it breaks in another way.
         """
+        address = address or checkpoint.address
         with self._at_work(session, f"loading {checkpoint.name}"):
-            if self._model is not None and self.address == checkpoint.address:
+            if self._model is not None and self.address == address:
                 return self._model
             self._drop()
             try:
@@ -153,8 +159,8 @@ class Desk:
             except BadInput:
                 raise
             except Exception as error:  # a damaged file may break anything; the page goes on
-                raise RunError(f"{checkpoint.address} cannot be opened: {type(error).__name__}: {error}") from error
-            self.address = checkpoint.address
+                raise RunError(f"{address} cannot be opened: {type(error).__name__}: {error}") from error
+            self.address = address
             return self._model
 
     def ask(self, session: str, reader: Reader, prompt: Prompt) -> Readings:

@@ -156,7 +156,7 @@ def _load(me: str, role: str, address: str) -> bool:
     with st.status(f"Loading {safe(role)} …") as status:
         try:
             DESK.take(me, _alive())
-            DESK.load(me, checkpoint_at(address))
+            DESK.load(me, checkpoint_at(address), address)
         except (BadInput, RunError) as error:
             if not DESK.loaded:
                 DESK.free(me)  # nothing is on it, so nobody need wait
@@ -232,7 +232,7 @@ def _read(me: str, roles: Mapping[str, str], reader: Reader, prompt: Prompt) -> 
             try:
                 if DESK.loaded != address:
                     status.update(label=f"Loading {safe(role)} ({done} of {len(roles)}) …")
-                    DESK.load(me, checkpoint_at(address))
+                    DESK.load(me, checkpoint_at(address), address)
                 status.update(label=f"Reading {safe(role)} ({done} of {len(roles)}) …")
                 found[role] = DESK.ask(me, reader, prompt)
             except (BadInput, RunError) as error:
