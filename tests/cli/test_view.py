@@ -65,3 +65,10 @@ def test_a_taken_port_is_refused_by_name_and_avoided_when_none_is_asked_for(cli,
             pass  # somebody else has it: as good
         assert cli("view").code == 0
     assert f"--server.port={verb.FIRST_PORT}" not in started[0][0]
+
+
+@pytest.mark.parametrize(("words", "told"), [((), "0"), (("--live",), "1")])
+def test_models_are_opened_only_when_that_is_asked_for(cli, started, monkeypatch, words, told):
+    monkeypatch.setenv("WORKBENCH_LIVE", "1")  # what an earlier shell left behind opens nothing
+    assert cli("view", *words).code == 0
+    assert started[0][1]["WORKBENCH_LIVE"] == told
