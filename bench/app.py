@@ -18,6 +18,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +103,8 @@ def browser_seconds(address: str, path: str, ready: str) -> dict[str, float]:
         for _ in range(REPEATS):
             page: Any = browser.new_page(viewport={"width": 1280, "height": 900})
             name, _, query = path.partition("?")
-            took = {"open": lambda p=page: p.goto(address + path)}
-            took["switch"] = lambda p=page, n=name: p.click(f"[data-testid=stSidebarNavLink][href*='/{n}']")
-            for what, ask in took.items():
+            link = f"[data-testid=stSidebarNavLink][href*='/{name}']"
+            for what, ask in (("open", partial(page.goto, address + path)), ("switch", partial(page.click, link))):
                 if what == "switch":  # from another page of the open app
                     page.goto(f"{address}report?{query}")
                     page.wait_for_selector("[data-testid=stDownloadButton]", timeout=120_000)
