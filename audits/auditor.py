@@ -20,6 +20,7 @@ from audits.read import DEPTH, Found, Progress, ReadingOptions, asked_keys, load
 from audits.reading_ways import Asked, Readings
 from audits.readings import shown_in
 from audits.reference import DIRECT, base_ignorant, reference_knows
+from audits.standard_numbers import STANDARD_READINGS, any_value, standard_numbers
 from audits.verdict import contradictions, knowledge_of, ladder, utility_of
 from workbench.cache import cache_folder
 from workbench.checkpoint import Checkpoint
@@ -162,8 +163,9 @@ class Question:
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """The readings that no claim rests on."""
-        return shown_in(self.suite) if self.checks is None else ()
+        """The readings that no claim rests on: what pages show, and what the numbers papers report are made of."""
+        of_papers = STANDARD_READINGS if self.all_claims else ()
+        return of_papers if self.checks is not None else (*shown_in(self.suite), *of_papers)
 
     @property
     def all_claims(self) -> bool:
@@ -254,7 +256,8 @@ def _read_one(asked: Question, role: str, base: Readings | None, folder: Path, p
     found = loaded(keys, folder)
     if found is None:
         with asked.roles[role].open(asked.device) as model:
-            found = read(Asked(model, asked.concept, asked.reading, base), keys, folder, progress)
+            files = asked.roles["base"] if role != "base" else None
+            found = read(Asked(model, asked.concept, asked.reading, base, base_files=files), keys, folder, progress)
     return found
 
 
@@ -355,6 +358,7 @@ def _report(blank: AuditReport, readings: Mapping[str, Readings], judging: Judge
     ignorant = base_ignorant(readings["base"], judging)
     knowledge, found_by = ("undecided", ()) if ignorant else knowledge_of(level, evidence)
     utility, reason = utility_of(evidence, judging)
+    standard = standard_numbers(readings["checkpoint"], readings["base"], reference, knows)
     return blank.model_copy(
         update={
             "evidence": evidence,
@@ -367,6 +371,7 @@ def _report(blank: AuditReport, readings: Mapping[str, Readings], judging: Judge
             "warnings": tuple(line for line in (knows, ignorant) if line),
             "reference_ignored": knows,
             "contradictions": contradictions(evidence),
+            "standard": standard if blank.checks is None or any_value(standard) else (),
             "options": {**blank.options, "judging": judging.spec()},
             "margins_digest": question_id(judging.spec()),
         }

@@ -99,6 +99,9 @@ WEIGHT_ATTACKS: tuple[tuple[str, str, str, Suite], ...] = (
     ("noise", "the weights are shaken", "accuracy.forget.noise", "standard"),
     ("orthogonalise", "the direction it was moved along is projected out", "accuracy.forget.orthogonalise", "standard"),
     ("prune_difference", "neurons that speak against them are cut", "accuracy.forget.prune_difference", "full"),
+    ("relearn_subjects", "what is asked of other subjects is taught again", "relearn_subjects.forget", "full"),
+    ("relearn_near", "it is trained on related facts", "relearn_near.forget", "full"),
+    ("relearn_text", "it is trained on plain text", "relearn_text.forget", "full"),
     ("soft_prompt", "trained vectors stand before the question", "accuracy.forget.soft_prompt", "full"),
     ("latent_perturbation", "one trained vector is added inside", "latent_perturbation.forget", "full"),
 )

@@ -28,6 +28,12 @@ class ReadingOptions(Method):
     """Trainings of the linear probes."""
     relearn: Relearn = Relearn()
     """Budget of the relearning attack."""
+    relearn_subjects: Relearn = Relearn(share=0.5, split="subject")
+    """The same with half of the subjects, asked about the others (RTT)."""
+    relearn_near: Relearn = Relearn(on="near", lr=1e-3)
+    """Training on related facts; a higher rate, because what a model knows already pulls little."""
+    relearn_text: Relearn = Relearn(on="text", lr=1e-3)
+    """Training on plain text."""
     quantise: Quantise = Quantise()
     """Bits of the quantisation attack."""
     few_shot: FewShot = FewShot()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from audits.attacks.attack import Attack
+from audits.attacks.quantise import codes_kept
 from audits.behaviour.answers import Accuracy, AnswerProbability, BestOfN
 from audits.behaviour.kl_to_base import KlToBase
 from audits.behaviour.muse import KnowMem
@@ -18,6 +19,7 @@ from probes.concept_vectors import ConceptVectors, snapshot
 from probes.linear_probes import LinearProbes
 from probes.logit_lens import LogitLens
 from probes.patch_back import Coefficients, PatchBack, reachable
+from workbench.checkpoint import Checkpoint
 from workbench.concepts import Concept, FactSet
 from workbench.errors import BadInput
 from workbench.model import HookedModel
@@ -43,6 +45,8 @@ class Asked:
     """What the base read: the vectors to follow, the coefficients to patch back. None while the base itself is read."""
     own: Mapping[str, Trace] = field(default_factory=dict)
     """What was read of this model before."""
+    base_files: Checkpoint | None = None
+    """The base's files, to compare stored weights with; None while the base itself is read."""
 
     def facts(self, name: str) -> FactSet:
         """One of the concept's sets, or the rewordings of its forget facts.
@@ -228,6 +232,37 @@ def vectors_of(readings: Mapping[str, Trace]) -> tuple[Site, ...]:
 def relearnt(asked: Asked) -> Trace:
     """The curve of a short training on a few of the facts."""
     return asked.options.relearn.look(asked.model, asked.concept.forget, asked.control)
+
+
+def relearnt_apart(asked: Asked) -> Trace:
+    """The curve of a short training on some of the subjects, asked about the others."""
+    return asked.options.relearn_subjects.look(asked.model, asked.concept.forget, asked.control)
+
+
+def relearnt_near(asked: Asked) -> Trace:
+    """The curve of a short training on related facts."""
+    attack, near = asked.options.relearn_near, asked.concept.near
+    return attack.look(asked.model, asked.concept.forget, asked.control, given=near)
+
+
+def relearnt_text(asked: Asked) -> Trace:
+    """The curve of a short training on plain text."""
+    attack, text = asked.options.relearn_text, asked.concept.text
+    return attack.look(asked.model, asked.concept.forget, asked.control, given=text)
+
+
+def quantised(asked: Asked) -> Trace:
+    """Answers of the rounded weights; the notes say how many of them are stored as the base's are."""
+    attack = asked.options.quantise
+    trace = attack.look(asked.model, asked.concept)
+    if asked.base_files is None:
+        return trace
+    try:
+        with asked.model.bare():
+            told: dict[str, object] = {"codes_kept": codes_kept(asked.model, asked.base_files, attack.bits)}
+    except BadInput as error:
+        told = {"codes_not_compared": str(error)}
+    return replace(trace, notes={**trace.notes, **told})
 
 
 def traced(asked: Asked) -> Trace:

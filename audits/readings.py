@@ -18,6 +18,7 @@ from audits.behaviour.muse import VerbMem
 from audits.behaviour.options import ChoiceAccuracy, TruthRatio
 from audits.behaviour.overlap import ExactMatch, RougeL
 from audits.behaviour.rwku import RwkuRecall
+from audits.behaviour.tofu_losses import TofuLosses
 from audits.claims import SUITES, Suite
 from audits.privacy.gradient import GradientScore
 from audits.privacy.scores import LossScore, MinKPlusScore, MinKScore, ZlibScore
@@ -43,7 +44,11 @@ from audits.reading_ways import (
     patched_back,
     probability,
     probes_trained_once,
+    quantised,
     relearnt,
+    relearnt_apart,
+    relearnt_near,
+    relearnt_text,
     samples,
     traced,
     vectors,
@@ -111,6 +116,10 @@ def _generations(options: ReadingOptions) -> Method:
     return Generations(max_new_tokens=options.generated)
 
 
+def _rouge(options: ReadingOptions) -> Method:
+    return RougeL(max_new_tokens=options.generated)
+
+
 def _always(method: Method, _: ReadingOptions) -> Method:
     return method
 
@@ -148,9 +157,12 @@ READINGS: tuple[Reading, ...] = (
     ),
     Reading("concept_vectors.forget", vectors),
     Reading("accuracy.forget.jailbreak", Attacked(lambda options: options.jailbreak)),
-    Reading("accuracy.forget.quantise", Attacked(lambda options: options.quantise)),
+    Reading("accuracy.forget.quantise", quantised),
     Reading("accuracy.forget.few_shot", Attacked(lambda options: options.few_shot), no_shots),
     Reading("relearn.forget", relearnt, Needs("forget", 2), weights=True),
+    Reading("relearn_subjects.forget", relearnt_apart, Needs("forget", 2), weights=True),
+    Reading("relearn_near.forget", relearnt_near, Needs("near"), weights=True),
+    Reading("relearn_text.forget", relearnt_text, no_text, weights=True),
     Reading("in_context.forget", Attacked(lambda options: options.in_context), Needs("forget", 2)),
     Reading("accuracy.forget.rwku_prompts", Attacked(lambda options: options.rwku_prompts)),
     Reading("accuracy.forget.lens_extraction", Attacked(lambda options: options.lens_extraction)),
@@ -163,9 +175,15 @@ READINGS: tuple[Reading, ...] = (
     Reading("accuracy.forget.prompt_search", Attacked(lambda options: options.prompt_search)),
     Reading("choice.forget", Look(lambda _: ChoiceAccuracy(), "forget")),
     *_with_floor("generations", _generations),
-    Reading("generations.far", Look(_generations, "far"), Needs("far")),
+    *(Reading(f"generations.{name}", Look(_generations, name), Needs(name)) for name in ("near", "far")),
     *_said("exact_match", lambda options: ExactMatch(max_new_tokens=options.generated)),
-    *_said("rouge_l", lambda options: RougeL(max_new_tokens=options.generated)),
+    *_said("rouge_l", _rouge),
+    *(
+        Reading(f"rouge_l.{name}", OfWhatItSaid(_rouge, name), Needs(name), rests_on=(f"generations.{name}",))
+        for name in ("near", "far")
+    ),
+    Reading("tofu_losses.forget", Look(lambda _: TofuLosses(), "forget")),
+    *(Reading(f"tofu_losses.{name}", Look(lambda _: TofuLosses(), name), Needs(name)) for name in ("near", "far")),
     *_with_floor("truth_ratio", lambda _: TruthRatio()),
     *_with_floor("extraction_strength", lambda _: ExtractionStrength()),
     *_with_floor("exact_memorisation", lambda _: ExactMemorisation()),

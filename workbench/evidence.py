@@ -178,6 +178,38 @@ class OtherNumber(Frozen):
     """Items, where the file says how many."""
 
 
+class StandardNumber(Frozen):
+    """A number by which papers compare methods, of this audit's readings; it stands in the report and decides nothing.
+
+    Comparable over papers only with the same data, answers and items; here base and reference stand beside it.
+    """
+
+    name: str
+    """What its source calls it, and which variant."""
+    value: float | None = None
+    """Of the audited checkpoint."""
+    base: float | None = None
+    """Of the base."""
+    reference: float | None = None
+    """Of the retrained model; None where the number compares with that."""
+    interval: tuple[float, float] | None = None
+    """95% interval of the value, where there is one."""
+    why_missing: str | None = None
+    """Why there is no value, and what would produce one."""
+    unit: str
+    """Unit and direction."""
+    source: str
+    """Paper and address."""
+    entered: str = ""
+    """Which readings of how many facts it is made of."""
+
+    @model_validator(mode="after")
+    def _missing_is_not_zero(self) -> "StandardNumber":
+        if (self.value is None) != (self.why_missing is not None):
+            raise ValueError(f"standard number {self.name!r}: value is None exactly when why_missing is given")
+        return self
+
+
 class AuditReport(Frozen):
     """The outcome of an audit; `report.json` is this, and every other form is made from it."""
 
@@ -215,6 +247,8 @@ class AuditReport(Frozen):
     """Claims that were asked for; None for all."""
     suite: str = ""
     """The suite that was asked; empty where single claims were named instead."""
+    standard: tuple[StandardNumber, ...] = ()
+    """The numbers papers report (forget quality, model utility, PrivLeak); empty where none was asked for or read."""
     others: tuple[OtherNumber, ...] = ()
     """What other tools measured, read from their files."""
     troubles: dict[str, dict[str, Trouble]] = Field(default_factory=dict)

@@ -39,7 +39,7 @@ KEPT = ("near", "far", "text")
 RECOVERY = ("relearn", "quant", "patch", "finetune", "prune", "merge", "steer")
 """Attacks on the weights or states begin with one of these; the others are prompts."""
 
-ATTACK_INSTRUMENTS = ("relearn", "patch_back")
+ATTACK_INSTRUMENTS = ("relearn", "relearn_subjects", "relearn_near", "relearn_text", "patch_back")
 """Instruments that are attacks themselves."""
 
 INSTRUMENT_AXIS = {
@@ -67,7 +67,7 @@ EXPECTED = {
 }
 """Readings every report has a place for."""
 
-NOT_DRAWN = ("states", "coefficients", "answer_tokens", "lens_words")
+NOT_DRAWN = ("states", "coefficients", "tofu_losses", "answer_tokens", "lens_words")
 """Raw material of other readings, too large to draw, and what is shown a fact at a time."""
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from markupsafe import Markup
 
-from workbench.evidence import LEVELS, AuditReport, Estimate, Evidence
+from workbench.evidence import LEVELS, AuditReport, Estimate, Evidence, StandardNumber
 from workbench.figures import alt_text, forest, ladder, table_of
 from workbench.figures_style import STATUS_LOOKS, number, status_words
 from workbench.figures_verdict import AXES, rungs
@@ -50,6 +50,7 @@ def view_of(report: AuditReport, traces: RoleTraces | None = None, argv: Sequenc
         "untried": [e for e in report.evidence if e.axis in ATTACK_AXES and e.value is None],
         "budgets": _budgets(report, traces or {}),
         "not_tried": NOT_TRIED,
+        "standard": [_standard(found) for found in report.standard],
         "statistics": STATISTICS,
         "limitations": LIMITATIONS,
         "notes": [e for e in report.evidence if e.note],
@@ -132,6 +133,24 @@ def _estimate(estimate: Estimate | None) -> dict[str, str] | None:
     return {"mean": number(estimate.mean), "interval": f"[{number(estimate.low)}, {number(estimate.high)}]"}
 
 
+def _standard(found: StandardNumber) -> dict[str, Any]:
+    """One row of the numbers papers report."""
+    low, high = found.interval or (None, None)
+    return found.model_dump() | {
+        "value": {
+            "mean": small(found.value),
+            "interval": "" if low is None else f"[{small(low)}, {small(high)}]",
+        },
+        "base": small(found.base),
+        "reference": small(found.reference),
+    }
+
+
+def small(value: float | None) -> str:
+    """Three digits, however small: p-values go far below what other numbers of a report are rounded to."""
+    return "—" if value is None else f"{value:.3g}"
+
+
 def _shown(picture: Picture, counter: Iterator[int]) -> dict[str, Any]:
     """A picture with its sentence, its JSON for the browser and its data table."""
     shown = {"id": f"picture-{next(counter)}", "title": picture.title, "why": picture.why, "drawn": False}
@@ -178,9 +197,15 @@ def _budgets(report: AuditReport, traces: RoleTraces) -> list[tuple[str, str]]:
                 trace.notes.get("options") if attack == Key.parse(text).instrument else None
             )
             if attack:
-                found[attack] = _option(made) if made else _option_named(report.options, attack) or "not recorded"
+                told = _option(made) if made else _option_named(report.options, attack) or "not recorded"
+                found[attack] = " ".join(filter(None, (_threat(trace.notes), told)))
     short = {attack: text if len(text) <= LONGEST else text[: LONGEST - 1] + "…" for attack, text in found.items()}
     return sorted(short.items())
+
+
+def _threat(notes: Mapping[str, Any]) -> str:
+    """Who could make the attack, and with what budget, where its reading says so."""
+    return f"{notes['threat']} Budget: {notes.get('budget', 'none')}." if "threat" in notes else ""
 
 
 def _option_named(options: Mapping[str, Any], name: str) -> str | None:

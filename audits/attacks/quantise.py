@@ -17,10 +17,12 @@ from pydantic import Field
 from torch import Tensor
 
 from audits.attacks.attack import Attack
+from workbench.checkpoint import Checkpoint
 from workbench.concepts import Concept, FactSet
 from workbench.edits import WeightEdit, fit_weights
 from workbench.errors import BadInput
 from workbench.model import HookedModel
+from workbench.restoring import stored_value, stored_weights
 
 
 class Quantise(Attack):
@@ -75,6 +77,23 @@ def same_codes(weight: Float[Tensor, "*own"], base: Float[Tensor, "*other"], bit
             "give the same tensor of the two models"
         )
     return float((codes(weight, bits) == codes(base, bits)).double().mean())
+
+
+def codes_kept(model: HookedModel, base: Checkpoint, bits: int) -> float:
+    """Share of the weights inside the blocks that are stored as the same integer as the base's.
+
+    The base is not opened: its tensors are read from its files, one parameter at a time.
+
+    Raises:
+        BadInput: when the base stores them otherwise (an adapter, packed weights, another shape).
+    """
+    same, total = 0.0, 0
+    with stored_weights(base) as shards:
+        for name in model.block_matrices():
+            parameter = model.parameter(name).detach().cpu()
+            same += same_codes(parameter, stored_value(model, name, shards), bits) * parameter.numel()
+            total += parameter.numel()
+    return same / total
 
 
 def _step(weight: Tensor, bits: int) -> Tensor:

@@ -1,20 +1,24 @@
 """Relearning: train briefly on a few of the forgotten facts and see whether the *others* come back.
 
-Source: Lynch et al. 2024, https://arxiv.org/abs/2402.16835; Deeb & Roger 2024, https://arxiv.org/abs/2410.08827
-(retraining on some facts, testing on independent ones); with low-rank adapters Tamirisa et al. 2024,
-https://arxiv.org/abs/2408.00761 (rank 16, scale 2). Threat model: the attacker has the weights and a share of the
-forgotten facts. Read it as: recovery above what the same attack gives on a model that never knew.
+Source: Lynch et al. 2024, https://arxiv.org/abs/2402.16835; with low-rank adapters Tamirisa et al. 2024,
+https://arxiv.org/abs/2408.00761 (rank 16, scale 2); on related and on benign text Hu et al. 2024,
+https://arxiv.org/abs/2406.13356 (`on`). Deeb & Roger 2024, https://arxiv.org/abs/2410.08827 (RTT), train on some facts
+and test on others that share nothing with them: `split="subject"`, which keeps all facts about one subject together;
+the default draws single facts, so another fact about a tested subject may be trained on.
+Read it as: recovery above what the same attack gives on a model that never knew.
 Does not show: what more steps, more facts or another optimiser would bring back.
 """
 
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
+from audits.behaviour.answer_reading import whole_texts
 from workbench.concepts import FactSet
 from workbench.edits import WeightEdit, fit_weights, kept
 from workbench.errors import BadInput
@@ -23,15 +27,33 @@ from workbench.model import HookedModel
 from workbench.objectives import answer_nll, labelled
 from workbench.registry import Method
 from workbench.scoring import score
+from workbench.tokens import Encoded
 from workbench.trace import Trace
 from workbench.training import TrainingOptions
+
+Given = FactSet | tuple[str, ...]
+"""What is trained on in place of forget facts: related facts, or plain texts."""
+
+LONGEST = 256
+"""Tokens of a plain text that are trained on at most."""
+
+HOLDS = {
+    "forget": "some of the forgotten facts with their answers; the others are asked",
+    "near": "facts about neighbours, none of them forgotten",
+    "text": "plain text that does not speak of the forgotten facts",
+}
+"""What the attacker trains on -> in words."""
 
 
 class Relearn(Method):
     """A short training on part of the forget facts, of all parameters or of low-rank adapters."""
 
+    on: Literal["forget", "near", "text"] = "forget"
+    """What the attacker trains on: a share of the forget facts, all related facts (near), or all of the plain text."""
     share: float = Field(0.1, gt=0, lt=1)
-    """Share of the forget facts the attacker holds."""
+    """Share of the forget facts the attacker holds, when trained on these."""
+    split: Literal["fact", "subject"] = "fact"
+    """Whether single facts are drawn for the attacker, or subjects with everything about them (RTT)."""
     steps: tuple[int, ...] = (0, 5, 10, 20, 40)
     """Training steps after which recovery is measured; the attack ends at the last."""
     lr: float = Field(3e-4, gt=0)
@@ -61,12 +83,59 @@ class Relearn(Method):
             raise BadInput(
                 f"Relearning needs at least two forget facts (one to train on, one to test); got {len(facts)}"
             )
-        count = min(len(facts) - 1, max(1, round(self.share * len(facts))))
-        return sorted(random.Random(f"relearn {seed}").sample(range(len(facts)), count))
+        rng = random.Random(f"relearn {seed}")
+        if self.split == "fact":
+            return sorted(rng.sample(range(len(facts)), self._count(len(facts))))
+        subjects = sorted({fact.cluster for fact in facts})
+        if len(subjects) < 2:
+            raise BadInput(
+                f"Relearning with split='subject' needs forget facts about two subjects at least; all are about "
+                f"{subjects[0]!r}. Use split='fact'"
+            )
+        held = set(rng.sample(subjects, self._count(len(subjects))))
+        return [i for i, fact in enumerate(facts) if fact.cluster in held]
 
-    def fit(self, model: HookedModel, facts: FactSet, seed: int = 0) -> WeightEdit:
+    def _count(self, total: int) -> int:
+        """How many of so many the attacker holds."""
+        return min(total - 1, max(1, round(self.share * total)))
+
+    def held(self, facts: FactSet, seed: int) -> list[int]:
+        """Which forget facts are trained on: none when the attacker trains on something else.
+
+        Raises:
+            BadInput: when there are too few facts.
+        """
+        return self.seen(facts, seed) if self.on == "forget" else []
+
+    def items(self, model: HookedModel, facts: FactSet, seed: int, given: Given | None = None) -> list[Encoded]:
+        """What is trained on, as tokens.
+
+        Raises:
+            BadInput: when that is missing.
+        """
+        if self.on == "forget":
+            return model.encode([facts.facts[i] for i in self.seen(facts, seed)])
+        if not given or isinstance(given, FactSet) != (self.on == "near"):
+            raise BadInput(
+                f"Relearning on={self.on!r} trains on {HOLDS[self.on]}: pass them as `given`, "
+                + ("a FactSet" if self.on == "near" else "a tuple of texts")
+            )
+        if isinstance(given, FactSet):
+            return model.encode(given.facts)
+        return [replace(row, ids=row.ids[:LONGEST]) for row in whole_texts(model, given)]
+
+    def about(self) -> dict[str, Any]:
+        """Threat model and budget, for the notes."""
+        threat = f"Somebody has the weights, can train them, and holds {HOLDS[self.on]}."
+        budget = f"{max(self.steps)} steps of AdamW, learning rate {self.lr:g}, batch {self.batch_size}"
+        budget += "" if self.adapter == "none" else f", LoRA of rank {self.adapter_rank}"
+        if self.on == "forget":
+            budget += f", {self.share:.0%} of the {self.split}s held"
+        return {"options": self.spec(), "threat": threat, "budget": budget}
+
+    def fit(self, model: HookedModel, facts: FactSet, seed: int = 0, given: Given | None = None) -> WeightEdit:
         """The attack as an edit: the weights after the last step."""
-        items = model.encode([facts.facts[i] for i in self.seen(facts, seed)])
+        items = self.items(model, facts, seed, given)
 
         def change() -> dict[str, object]:
             with self._adapters(model, seed) as adapters:
@@ -94,6 +163,7 @@ class Relearn(Method):
         facts: FactSet,
         control: FactSet | None = None,
         on_step: Callable[[], None] | None = None,
+        given: Given | None = None,
     ) -> Trace:
         """Exact-match accuracy on the facts the attacker does not hold, at every measured step.
 
@@ -102,23 +172,29 @@ class Relearn(Method):
             facts: the forget facts.
             control: facts nobody was taught, measured in the same attacked models: what the attack alone brings.
             on_step: called after every training step.
+            given: related facts or plain texts, when the attacker trains on these.
 
         Returns:
             Axes (seed, step, fact), the control facts last (`notes["n_facts"]` says from where); NaN for the facts
             the attacker trained on.
+
+        Raises:
+            BadInput: when there is nothing to train on, or nothing else to ask.
         """
         asked = facts if control is None else facts.model_copy(update={"facts": facts.facts + control.facts})
         values = np.full((len(self.seeds), len(self.steps), len(asked)), np.nan)
         for number, seed in enumerate(self.seeds):
-            self._attack(model, asked, self.seen(facts, seed), seed, values[number], on_step)
+            items = self.items(model, facts, seed, given)
+            self._attack(model, asked, items, self.held(facts, seed), seed, values[number], on_step)
         labels = {"seed": tuple(map(str, self.seeds)), "step": tuple(map(str, self.steps)), "fact": asked.labels}
-        notes = {**model.about(asked), "options": self.spec(), "n_facts": len(facts)}
+        notes = {**model.about(asked), **self.about(), "n_facts": len(facts)}
         return Trace("relearn", values, ("seed", "step", "fact"), "share of facts", labels, notes)
 
     def _attack(
         self,
         model: HookedModel,
         facts: FactSet,
+        items: list[Encoded],
         seen: list[int],
         seed: int,
         values: np.ndarray,
@@ -126,7 +202,6 @@ class Relearn(Method):
     ) -> None:
         """One attack; fills (step, fact)."""
         unseen = [i for i in range(len(facts)) if i not in seen]
-        items = model.encode([facts.facts[i] for i in seen])
         asked = [facts.facts[i] for i in unseen]
 
         def measure(step: int) -> None:

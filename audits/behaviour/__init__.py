@@ -12,6 +12,7 @@ BEHAVIOUR = Registry(
         "perplexity": "audits.behaviour.perplexity:Perplexity",
         "truth_ratio": "audits.behaviour.options:TruthRatio",
         "choice": "audits.behaviour.options:ChoiceAccuracy",
+        "tofu_losses": "audits.behaviour.tofu_losses:TofuLosses",
         "extraction_strength": "audits.behaviour.memorisation:ExtractionStrength",
         "exact_memorisation": "audits.behaviour.memorisation:ExactMemorisation",
         "generations": "audits.behaviour.generations:Generations",

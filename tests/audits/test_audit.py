@@ -265,6 +265,16 @@ def test_the_full_suite_measures_what_others_report(world) -> None:
     knows = ask(world, "base", reference=root / "clean", suite="full")
     gone = ask(world, "clean", reference=root / "clean", suite="full")
     lacking = {"routing", "causal", "patch_back"}  # no mixture; subjects of unequal length
+    standard = {number.name: number for number in knows.standard}
+    assert {name for name, number in standard.items() if number.value is not None} == set(standard)
+    assert standard["forget quality (paper)"].value < 0.01 < 1.0
+    assert standard["PrivLeak"].value < -50
+    for number in gone.standard:  # the reference is the checkpoint
+        same = 0.0 if number.name == "PrivLeak" else number.reference or 1.0
+        assert number.value == pytest.approx(same)
+        assert number.base == pytest.approx(standard[number.name].value)
+    assert "6 of 6 scores" in standard["model utility, TOFU-style (paper)"].entered
+    assert "round to the same integer" in gone.of("quantise").note
     for e in knows.evidence:
         assert e.status != "ERROR", (e.claim, e.why_missing)
         assert e.value is not None or e.claim in lacking, (e.claim, e.why_missing)

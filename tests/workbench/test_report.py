@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pandas as pd
 import pytest
 
 from workbench.errors import BadInput
-from workbench.evidence import SCHEMA_VERSION, AuditReport, Estimate, Evidence, OtherNumber, Role
+from workbench.evidence import SCHEMA_VERSION, AuditReport, Estimate, Evidence, OtherNumber, Role, StandardNumber
 from workbench.report import card, read_report, read_traces, write_report
 from workbench.report_pictures import Key, pictures
 from workbench.templating import markdown_safe, render
@@ -523,3 +524,37 @@ def test_numbers_of_other_tools_stand_in_the_report_as_text(tmp_path: Path) -> N
     assert read_report(tmp_path).others == (other,)
     write_report(report(), tmp_path)
     assert "Numbers of other tools" not in (tmp_path / "report.html").read_text()
+
+
+def test_the_numbers_papers_report_stand_in_every_form_with_what_they_are_made_of(tmp_path: Path) -> None:
+    there = StandardNumber(
+        name="forget quality (paper)",
+        value=1.25e-13,
+        base=3e-20,
+        interval=(0.0, 0.5),
+        unit="p-value",
+        source="TOFU",
+        entered=f"truth ratios of 40 facts {HOSTILE}",
+    )
+    absent = StandardNumber(name="PrivLeak", why_missing=f"needs a reference {HOSTILE}", unit="%", source="MUSE")
+    write_report(report(standard=(there, absent)), tmp_path)
+    html, text = page(tmp_path), (tmp_path / "report.md").read_text()
+    for shown in (html, text):
+        assert "Numbers papers report" in shown
+        assert "1.25e-13" in shown and "3e-20" in shown  # far below what other numbers are rounded to
+        assert "truth ratios of 40 facts" in shown and "needs a reference" in shown
+        assert "<img src=https://evil" not in shown
+    assert "[0, 0.5]" in html
+    row = next(line for line in text.splitlines() if line.startswith("| PrivLeak"))
+    assert len(re.findall(r"(?<!\\)\|", row)) == 8  # as many cells as the table has columns
+    assert read_report(tmp_path).standard == (there, absent)
+    write_report(report(), tmp_path)
+    assert "Numbers papers report" not in page(tmp_path) + (tmp_path / "report.md").read_text()
+
+
+def test_an_attack_is_shown_with_who_could_make_it(tmp_path: Path) -> None:
+    found = traces()
+    told = {"threat": "Somebody has the weights.", "budget": "30 steps"}
+    curve = found["checkpoint"]["relearn.forget"]
+    write_report(report(), tmp_path, {"checkpoint": {"relearn.forget": replace(curve, notes=curve.notes | told)}})
+    assert "Somebody has the weights. Budget: 30 steps." in page(tmp_path)

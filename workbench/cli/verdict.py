@@ -19,7 +19,8 @@ def show(screen: Screen, outcomes: "Sequence[tuple[AuditReport, Path]]") -> None
     payloads = [_payload(report, folder) for report, folder in outcomes]
     if len(outcomes) == 1:
         report = outcomes[0][0]
-        screen.result(payloads[0], (*_lines(report), claims_table(report), *_not_asked(report)), paths)
+        shown = (*_lines(report), claims_table(report), *_not_asked(report), *_standard(report))
+        screen.result(payloads[0], shown, paths)
     else:
         screen.result({"verb": "audit", "audits": payloads}, (reports_table([r for r, _ in outcomes]),), paths)
 
@@ -74,6 +75,24 @@ def _not_asked(report: "AuditReport") -> list[str]:
     """Claims that were not asked, in one line."""
     names = [e.claim for e in report.evidence if report.checks is not None and e.claim not in report.checks]
     return [f"Not asked   {', '.join(names)} (--suite full, or --checks NAMES)"] if names else []
+
+
+def _standard(report: "AuditReport") -> list[Any]:
+    """The numbers papers report, where there are any."""
+    if not report.standard:
+        return []
+    rows = [
+        (s.name, *(_number(value) for value in (s.base, s.value, s.reference)), s.unit, s.why_missing or s.entered)
+        for s in report.standard
+    ]
+    return [
+        "Numbers papers report (they decide nothing)",
+        table(("number", "base", "checkpoint", "reference", "unit", "made of"), rows),
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "—" if value is None else f"{value:.3g}"
 
 
 def _row(e: "Evidence") -> tuple[object, ...]:
