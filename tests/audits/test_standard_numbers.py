@@ -89,6 +89,33 @@ def test_the_two_variants_of_forget_quality_differ_and_a_model_that_knows_is_tol
     assert near_by[f"forget quality ({PAPER})"].value != near_by[f"forget quality ({CODE})"].value
 
 
+def test_each_variant_takes_its_own_mean_of_the_wrong_answers_and_its_own_end() -> None:
+    """The geometric means agree and the arithmetic ones do not; then the losses differ in the end alone."""
+    ours, theirs = losses(0, wrong=2), losses(0, wrong=2)
+    ours.values[:, 2:], theirs.values[:, 2:] = np.array([0.1, 5.9])[:, None], 3.0
+
+    def both(one: Trace, other: Trace) -> list[float | None]:
+        found = standard_numbers({"tofu_losses.forget": one}, {}, {"tofu_losses.forget": other})
+        return [number.value for number in found[:2]]
+
+    paper, code = both(ours, theirs)
+    assert paper < 0.01 and code == 1.0
+    ending = losses(0, wrong=2)
+    ending.values[:, 2:] = 3.0
+    ending.values[:, 1, 1] += 4.0
+    paper, code = both(ending, theirs)
+    assert paper == 1.0 and code < 0.01
+
+
+def test_where_there_is_no_other_wording_the_answer_itself_is_compared() -> None:
+    plain, worded = losses(0, reworded=False), losses(0)
+    worded.values[:, 1] = plain.values[:, 0]
+    found = [
+        standard_numbers({"tofu_losses.forget": t}, {}, {"tofu_losses.forget": losses(5)})[0] for t in (plain, worded)
+    ]
+    assert found[0] == found[1] and found[0].value is not None
+
+
 @pytest.mark.parametrize(("variant", "published"), [(PAPER, False), (CODE, True)])
 def test_utility_is_the_harmonic_mean_of_tofus_scores(variant: str, published: bool) -> None:
     after, base, reference = model(0), model(10), model(20)
@@ -139,7 +166,8 @@ def test_what_was_not_read_is_left_out_of_utility_and_named() -> None:
     assert found.base is not None and found.reference is None
     short = model(10)
     del short["tofu_losses.far"]
-    assert named(standard_numbers(after, short, None))[f"model utility, TOFU-style ({PAPER})"].base is None
+    beside = named(standard_numbers(after, short, None))[f"model utility, TOFU-style ({PAPER})"]
+    assert (beside.base, beside.value) == (None, found.value)
 
 
 def test_privleak_is_held_against_the_reference() -> None:
@@ -153,7 +181,8 @@ def test_privleak_is_held_against_the_reference() -> None:
     assert found.value < -80  # still members
     low, high = found.interval
     assert low <= found.value <= high
-    assert abs(named(standard_numbers(gone, knows, reference))["PrivLeak"].value) < 80
+    other = named(standard_numbers(gone, knows, reference))["PrivLeak"]
+    assert abs(other.value) < 80 and other.base == found.value
     assert named(standard_numbers(reference, knows, reference))["PrivLeak"].value == 0
 
 
