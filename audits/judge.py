@@ -17,12 +17,12 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import Field
 
+from audits.claim_notes import codes_of, note_of
 from audits.claims import Claim
 from audits.items import Items, Readings, floor_items, items_of, knowledge_items, units
 from workbench.evidence import Estimate, Evidence, Status, Trouble
 from workbench.registry import Method
 from workbench.stats import Draws, bootstrap, bootstrap_auc, holm
-from workbench.trace import Trace
 
 NO_REFERENCE = "it is measured against a retrained reference; give one with --reference"
 
@@ -152,7 +152,7 @@ class Judge:
         status = knowledge_status(difference, margin, bool(theirs))
         # An absence without power proves nothing; an excess over the control is an excess, whatever the base shows.
         powerless = "" if status == "FAIL" else self._powerless(before, theirs, floor)
-        codes = _codes(self.after[claim.reading]) if claim.id == "quantise" else ""
+        codes = codes_of(self.after[claim.reading]) if claim.id == "quantise" else ""
         return Evidence(
             **_head(claim),
             value=self._mean(ours, place, level),
@@ -167,7 +167,7 @@ class Judge:
             p_equivalence=max(d.p_equivalence(margin) for d in drawn.values()) if theirs else None,
             status="INCONCLUSIVE" if powerless else status,
             note="; ".join(
-                filter(None, (*([powerless] if powerless else [_note(claim, len(pairs)), self._few(ours)]), codes))
+                filter(None, (*([powerless] if powerless else [note_of(claim, len(pairs)), self._few(ours)]), codes))
             ),
         )
 
@@ -337,24 +337,3 @@ def _head(claim: Claim) -> dict[str, Any]:
 
 def _control_name(claim: Claim, theirs: Items | None) -> str:
     return "reference" if theirs else "chance" if claim.id in ("vectors", "lens", "routing") else "never taught"
-
-
-def _note(claim: Claim, places: int) -> str:
-    worst = f"the worst of {places} layers; its interval is simultaneous over them" if places > 1 else ""
-    own = {
-        "relearn": "on facts the attacker did not train on, after the last step",
-        "relearn_subjects": "on subjects the attacker did not train on, after the last step",
-        "relearn_near": "after the last step",
-        "relearn_text": "after the last step",
-        "sampling": "computed exactly from the answer's probability",
-        "probe": "trained on other subjects' facts of the same relation; decodable is not the same as used",
-    }
-    return "; ".join(part for part in (own.get(claim.id, ""), worst) if part)
-
-
-def _codes(trace: Trace) -> str:
-    """What the rounded weights have in common with the base's, in words; empty where that was not read."""
-    if (kept := trace.notes.get("codes_kept")) is not None:
-        return f"{kept:.4g} of the weights inside the blocks round to the same integer as the base's"
-    why = trace.notes.get("codes_not_compared", "")
-    return f"not compared with the base's integers: {why}" if why else ""

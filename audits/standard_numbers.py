@@ -43,7 +43,7 @@ MUSE = "MUSE, arXiv:2407.06460"
 
 NEEDS_REFERENCE = "needs a model retrained without the concept; give one with --reference"
 
-NEEDS_NEVER_TAUGHT = "needs never-taught facts beside the reference, and the concept has none; add some"
+NEEDS_NEVER_TAUGHT = "needs never-taught facts beside the reference, and none were read; add some to the concept"
 
 RATIOS, MEMBERS, OTHERS = "tofu_losses.forget", "membership_min_k.forget", "membership_min_k.never_taught"
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from audits.attacks.quantise import Quantise, codes, codes_kept, round_to_nearest
-from audits.judge import _codes
+from audits.claim_notes import codes_of
 from audits.reading_options import ReadingOptions
 from audits.reading_ways import Asked, quantised
 from tests.interventions.measuring import bits_of, same
@@ -78,10 +78,10 @@ def test_the_reading_tells_and_the_claim_says_so(rounded) -> None:
         trace = quantised(asked)
     assert same(model, before)
     assert trace.notes["codes_kept"] == share < 1
-    assert f"{share:.4g} of the weights" in _codes(trace)
+    assert f"{share:.4g} of the weights" in codes_of(trace)
     assert quantised(asked).notes["codes_kept"] == 1.0
     alone = quantised(Asked(model, concept, ReadingOptions()))
-    assert "codes_kept" not in alone.notes and _codes(alone) == ""
+    assert "codes_kept" not in alone.notes and codes_of(alone) == ""
     assert alone.values.tolist() == quantised(asked).values.tolist()
 
 
@@ -93,7 +93,7 @@ def test_a_base_that_is_stored_otherwise_costs_the_share_and_not_the_reading(rou
         codes_kept(model, wrong, BITS)
     trace = quantised(Asked(model, concept, ReadingOptions(), {}, base_files=wrong))
     assert "codes_kept" not in trace.notes and len(trace.notes["codes_not_compared"]) > 20
-    assert _codes(trace).startswith("not compared with the base's integers")
+    assert codes_of(trace).startswith("not compared with the base's integers")
 
 
 def test_codes_of_the_middles_are_what_was_rounded(rounded) -> None:
