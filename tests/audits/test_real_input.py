@@ -15,7 +15,7 @@ STORIES, TOFU = SHARED / "models" / "stories260K", SHARED / "data" / "tofu"
 METHODS = {
     "npo": ("--set", "lr=1e-3", "--set", "steps=10"),
     "grad_ascent": ("--set", "lr=3e-4", "--set", "steps=6"),
-    "concept_ablation": (),
+    "concept_ablation": ("--localise", "concept_vectors", "--top", "40"),
 }
 NEVER_TAUGHT = 20
 """Rows about one more author, whom nobody is taught."""
