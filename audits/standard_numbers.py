@@ -1,4 +1,4 @@
-"""The numbers papers compare methods by, from stored readings: TOFU's forget quality and utility, MUSE's PrivLeak.
+"""The numbers papers compare methods by, from stored readings: TOFU's two, MUSE's PrivLeak, the reference attack.
 
 Source: Maini et al. 2024, https://arxiv.org/abs/2401.06121 (forget quality, model utility); Shi et al. 2024,
 https://arxiv.org/abs/2407.06460 (PrivLeak). The formulas are `audits.metrics`. TOFU's paper has the arithmetic mean of
@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 
 from audits.items import Readings
 from audits.metrics.forget_quality import forget_quality
-from audits.metrics.membership import membership_of
+from audits.metrics.membership import Membership, less_reference, membership_of
 from audits.metrics.model_utility import TofuSet, model_utility
 from audits.metrics.privleak import privleak, privleak_between
 from audits.metrics.truth_ratio import truth_ratio
@@ -35,6 +35,7 @@ STANDARD_READINGS = (
     "rouge_l.near",
     "rouge_l.far",
     "membership_min_k.forget",
+    "membership_loss.forget",
 )
 """What they are made of; asked for with the suite `full`."""
 
@@ -46,6 +47,7 @@ NEEDS_REFERENCE = "needs a model retrained without the concept; give one with --
 NEEDS_NEVER_TAUGHT = "needs never-taught facts beside the reference, and none were read; add some to the concept"
 
 RATIOS, MEMBERS, OTHERS = "tofu_losses.forget", "membership_min_k.forget", "membership_min_k.never_taught"
+LOSSES, OTHER_LOSSES = "membership_loss.forget", "membership_loss.never_taught"
 
 UTILITY_PARTS = (
     "near probability",
@@ -280,6 +282,29 @@ def _privleak(models: Models) -> dict[str, Any]:
     }
 
 
+# ---- the reference attack
+
+
+def _reference_attack(models: Models) -> dict[str, Any]:
+    reference = models.retrained(LOSSES)
+    if OTHER_LOSSES not in models.after or OTHER_LOSSES not in reference:
+        raise BadInput(NEEDS_NEVER_TAUGHT)
+    found = _excess(models.after, reference).auc
+    there = {LOSSES, OTHER_LOSSES} <= models.base.keys()
+    return {
+        "value": found.mean,
+        "base": _excess(models.base, reference).auc.mean if there else None,
+        "interval": (found.low, found.high),
+        "entered": f"loss less the reference's; {models.after[LOSSES].values.size} forget facts against "
+        f"{models.after[OTHER_LOSSES].values.size} never taught",
+    }
+
+
+def _excess(readings: Readings, reference: Readings) -> Membership:
+    """How well a model's loss, less the reference's, tells the forget facts."""
+    return membership_of(*(less_reference(readings[key], reference[key]) for key in (LOSSES, OTHER_LOSSES)))
+
+
 def _both(name: str, unit: str, how: Callable[..., dict[str, Any]]) -> Any:
     """TOFU's two variants of a number."""
     for published, variant in ((False, "paper"), (True, "published code")):
@@ -296,6 +321,14 @@ NUMBERS: tuple[tuple[Mapping[str, Any], Callable[[Models], dict[str, Any]]], ...
             "source": MUSE,
         },
         _privleak,
+    ),
+    (
+        {
+            "name": "membership by the reference attack",
+            "unit": "AUC; .5: cannot be told, 1: still a member, 0: marked by unlearning",
+            "source": "Carlini et al., arXiv:2012.07805",
+        },
+        _reference_attack,
     ),
 )
 """Name, unit and source of each, and how it is computed."""

@@ -46,12 +46,14 @@ def scores(name: str, values: np.ndarray) -> Trace:
 
 def model(seed: int, member: float = 0.0, shift: float = 0.0) -> dict[str, Trace]:
     """All readings of one model; `member` lowers the forget facts' membership scores."""
-    rng = np.random.default_rng(100 + seed)
+    rng, hard = np.random.default_rng(100 + seed), np.random.default_rng(7)  # how hard a text is, for every model
     return {
         **{f"tofu_losses.{name}": losses(seed + i, shift=shift) for i, name in enumerate(("forget", "near", "far"))},
         **{f"rouge_l.{name}": scores("rouge_l", rng.uniform(0.2, 1.0, N)) for name in ("near", "far")},
         "membership_min_k.forget": scores("membership_min_k", rng.normal(5 - member, 1, N)),
         "membership_min_k.never_taught": scores("membership_min_k", rng.normal(5, 1, N)),
+        "membership_loss.forget": scores("membership_loss", hard.normal(5, 4, N) + rng.normal(-member, 0.2, N)),
+        "membership_loss.never_taught": scores("membership_loss", hard.normal(5, 4, N) + rng.normal(0, 0.2, N)),
     }
 
 
@@ -184,6 +186,21 @@ def test_privleak_is_held_against_the_reference() -> None:
     other = named(standard_numbers(gone, knows, reference))["PrivLeak"]
     assert abs(other.value) < 80 and other.base == found.value
     assert named(standard_numbers(reference, knows, reference))["PrivLeak"].value == 0
+
+
+def test_the_reference_attack_sees_what_the_difficulty_of_texts_hides_from_the_loss() -> None:
+    name = "membership by the reference attack"
+    knows, gone, reference = model(0, member=1.0), model(1), model(2)
+    found = named(standard_numbers(knows, knows, reference))[name]
+    plain = membership_of(knows["membership_loss.forget"], knows["membership_loss.never_taught"]).auc.mean
+    assert found.value == found.base and found.value > 0.95 > plain + 0.2
+    assert found.interval[0] <= found.value <= found.interval[1]
+    clean = named(standard_numbers(gone, knows, reference))[name]
+    assert 0.2 < clean.value < 0.8 and clean.base == found.value
+    assert named(standard_numbers(reference, knows, reference))[name].value == 0.5
+    assert "--reference" in named(standard_numbers(gone, knows, None))[name].why_missing
+    del gone["membership_loss.never_taught"]
+    assert "never-taught facts" in named(standard_numbers(gone, knows, reference))[name].why_missing
 
 
 def test_without_a_reference_there_is_no_forget_quality_and_no_privleak() -> None:
