@@ -29,6 +29,7 @@ from workbench.concepts import Concept
 from workbench.evidence import AuditReport, OtherNumber, Role, Trouble
 from workbench.report import write_report
 from workbench.store import RunFolder, environment, now, question_id
+from workbench.telling import Telling
 from workbench.trace import Trace, beside
 
 READING_CODE = (
@@ -101,7 +102,7 @@ def audit(
     about = {role: c.record for role, c in roles.items()}
     with run.running(inputs={role: c.shards for role, c in roles.items()}, checkpoints=about):
         run.event(doing="reading", concept=concept.name)
-        found = _read_all(asked, _told(run, progress))
+        found = _read_all(asked, Telling(run, progress))
         report = _judged(asked, found)
         _copy_readings(asked, found, run.path)
         write_report(report, run.path, {role: f.traces for role, f in found.items()})
@@ -237,17 +238,6 @@ def _read_all(asked: Question, progress: Progress | None) -> dict[str, Found]:
     if DEPTH in asked.keys:
         _read_depths(asked, folders, found)
     return found
-
-
-def _told(run: RunFolder, progress: Progress | None) -> Progress:
-    """Progress that is also written to the run's events, so that the app can show it."""
-
-    def tell(what: str, done: int, total: int) -> None:
-        run.event(doing="reading", what=what, done=done, total=total)
-        if progress:
-            progress(what, done, total)
-
-    return tell
 
 
 def _read_one(asked: Question, role: str, base: Readings | None, folder: Path, progress: Progress | None) -> Found:

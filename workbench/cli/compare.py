@@ -69,13 +69,14 @@ def _compare(
     from workbench.cli.machine import prepare_torch
     from workbench.cli.progress import progress
     from workbench.compare import compare as compare_tensors
+    from workbench.telling import Telling
 
     base, other = pair
     screen.note(f"Comparing {other.name} with {base.name}")
     with run.running(base=base.record, checkpoint=other.record), progress(screen) as step:
         device = base.opening.device
         prepare_torch(device)
-        compare_tensors(base, other, options, device, step).save(run.path)
+        compare_tensors(base, other, options, device, Telling(run, step)).save(run.path)
 
 
 def _show(screen: Screen, run: "RunFolder", made: "Comparison", top: int) -> None:

@@ -79,6 +79,7 @@ def look(
     from workbench.cli.subjects import checkpoint_at, remote_at
     from workbench.datasets import load_concept
     from workbench.store import RunFolder, question_id
+    from workbench.telling import Telling
 
     screen = Screen(as_json, quiet)
     prepare_torch(opening.device)
@@ -107,7 +108,7 @@ def look(
         screen.note(f"Looking into {opened.name} with {name} on {reading.on}")
         about = {"checkpoint": opened.record, **({} if other is None else {"against": other.record})}
         with run.running(**about), progress(screen) as step:
-            _store(run, reading, reading.take(opened, other, step))
+            _store(run, reading, reading.take(opened, other, Telling(run, step)))
     _show(screen, run, reading)
 
 

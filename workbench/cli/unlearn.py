@@ -98,6 +98,7 @@ def unlearn(
     from workbench.cli.subjects import checkpoint_at
     from workbench.datasets import load_concept
     from workbench.store import RunFolder, question_id
+    from workbench.telling import Telling
 
     screen = Screen(as_json, quiet)
     prepare_torch(opening.device)
@@ -120,7 +121,8 @@ def unlearn(
     if run.finished:
         screen.note("This was unlearned before; showing what is stored")
     else:
-        with run.running(checkpoint=source.record), source.open() as model, progress(screen) as step:
+        with run.running(checkpoint=source.record), source.open() as model, progress(screen) as shown:
+            step = Telling(run, shown)
             work = Work(run, name, made, wanted, place)
             work.require_writable(model)
             if controls:
