@@ -302,7 +302,8 @@ def _reference_attack(models: Models) -> dict[str, Any]:
 
 def _excess(readings: Readings, reference: Readings) -> Membership:
     """How well a model's loss, less the reference's, tells the forget facts."""
-    return membership_of(*(less_reference(readings[key], reference[key]) for key in (LOSSES, OTHER_LOSSES)))
+    members, others = (less_reference(readings[key], reference[key]) for key in (LOSSES, OTHER_LOSSES))
+    return membership_of(members, others)
 
 
 def _both(name: str, unit: str, how: Callable[..., dict[str, Any]]) -> Any:
