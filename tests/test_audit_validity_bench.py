@@ -258,6 +258,7 @@ def small_world(planted, planted_folder, ablated_folder, monkeypatch):
     return Small
 
 
+@pytest.mark.slow
 def test_a_world_from_end_to_end(small_world, tmp_path, monkeypatch, capsys):
     from bench import audit_validity
 

@@ -104,6 +104,7 @@ def test_the_reference_row_is_about_the_reference_and_all_others_start_from_the_
     assert found == {"taught"} and checkpoint_of(Setting("reference"), pair).name == "reference"
 
 
+@pytest.mark.slow
 def test_what_is_measured_is_of_the_edited_model_and_leaves_it_as_it_was(
     planted: Any, planted_folder: Path, ablated_folder: Path
 ) -> None:

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from audits import audit
+from audits.attacks.latent_perturbation import LatentPerturbation
+from audits.attacks.prompt_search import PromptSearch
 from audits.attacks.relearn import Relearn
+from audits.attacks.soft_prompt import SoftPrompt
 from audits.auditor import rejudge
 from audits.judge import JudgeOptions
 from audits.read import ReadingOptions
@@ -18,7 +21,19 @@ from workbench.demo.planted import plant
 from workbench.errors import BadInput
 from workbench.store import read_manifest, verify
 
-QUICK = ReadingOptions(probe_seeds=1, trace_facts=2, vectors=4, relearn=Relearn(steps=(0, 3), seeds=(0,), share=0.2))
+FEW = {"steps": (0, 3), "seeds": (0,)}
+QUICK = ReadingOptions(
+    probe_seeds=1,
+    trace_facts=2,
+    vectors=4,
+    relearn=Relearn(share=0.2, **FEW),
+    relearn_subjects=Relearn(share=0.5, split="subject", **FEW),
+    relearn_near=Relearn(on="near", **FEW),
+    relearn_text=Relearn(on="text", **FEW),
+    soft_prompt=SoftPrompt(steps=5),
+    latent_perturbation=LatentPerturbation(steps=5),
+    prompt_search=PromptSearch(steps=1, candidates=4),
+)
 JUDGING = JudgeOptions(draws=300)
 
 
@@ -161,7 +176,7 @@ def test_a_check_that_raises_keeps_to_itself_and_caps_the_level(
     world, monkeypatch: pytest.MonkeyPatch, tmp_path
 ) -> None:
     monkeypatch.setenv("WORKBENCH_CACHE_DIR", str(tmp_path / "cache"))
-    whole = ask(world, "clean", out=tmp_path / "whole")
+    whole = ask(world, "clean", out=tmp_path / "whole", suite="quick")
 
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("injected <b>failure</b>")
@@ -169,7 +184,7 @@ def test_a_check_that_raises_keeps_to_itself_and_caps_the_level(
     monkeypatch.setenv("WORKBENCH_CACHE_DIR", str(tmp_path / "other"))
     with monkeypatch.context() as patch:
         patch.setattr("probes.logit_lens.LogitLens.look", broken)
-        hurt = ask(world, "clean", out=tmp_path / "hurt")
+        hurt = ask(world, "clean", out=tmp_path / "hurt", suite="quick")
     lens = hurt.of("lens")
     assert (lens.status, lens.value) == ("ERROR", None)
     assert "ZeroDivisionError: injected" in lens.why_missing
@@ -179,7 +194,7 @@ def test_a_check_that_raises_keeps_to_itself_and_caps_the_level(
     assert "&lt;b&gt;failure" in (tmp_path / "hurt" / "report.html").read_text()
     assert rejudge(tmp_path / "hurt", JUDGING).of("lens") == lens
     # what failed is tried again, and only that
-    assert ask(world, "clean").of("lens") == whole.of("lens")
+    assert ask(world, "clean", suite="quick").of("lens") == whole.of("lens")
 
 
 def test_a_suite_asks_less_and_says_how_to_ask_more(world, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -270,7 +285,7 @@ def test_the_full_suite_measures_what_others_report(world) -> None:
     assert standard["forget quality (paper)"].value < 0.01 < 1.0
     assert standard["PrivLeak"].value < -50
     for number in gone.standard:  # the reference is the checkpoint
-        same = 0.0 if number.name == "PrivLeak" else number.reference or 1.0
+        same = {"PrivLeak": 0.0, "membership by the reference attack": 0.5}.get(number.name, number.reference or 1.0)
         assert number.value == pytest.approx(same)
         assert number.base == pytest.approx(standard[number.name].value)
     assert "6 of 6 scores" in standard["model utility, TOFU-style (paper)"].entered

@@ -74,6 +74,7 @@ def test_a_second_run_makes_nothing_again_and_a_lost_part_only(finished, tmp_pat
     assert {what for what in told if what.startswith("unlearning")} == {"unlearning by npo"}
 
 
+@pytest.mark.slow
 def test_interrupted_it_goes_on(planted_pair, tmp_path: Path) -> None:
     def stop(what: str, *_: object) -> None:
         if what.startswith("unlearning by npo"):

@@ -117,6 +117,7 @@ def killed(tmp_path: Path, method: str, kills: int) -> None:
     assert {"checkpoint/model.safetensors", "edit.safetensors", "receipt.json"} <= set(whole)
 
 
+@pytest.mark.slow
 def test_ten_kills_make_no_difference(tmp_path: Path) -> None:
     killed(tmp_path, "npo", 10)
 

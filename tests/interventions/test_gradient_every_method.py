@@ -16,6 +16,8 @@ EVERY = [name for name in INTERVENTIONS if issubclass(INTERVENTIONS.load(name), 
 BUDGET = {"steps": 30, "lr": 3e-3}
 """As of test_gradient.py; not tuned for any method, but for WHP's alpha, see its docstring."""
 OWN = {"whp": {"alpha": 20.0, "reinforce_steps": 5}}
+STOPPED_ALWAYS = ("grad_ascent", "npo", "pdu", "whp")
+"""Stopped and taken up in every run of the tests: the plainest, one with a reference, one with a state, two models."""
 BARE = ("grad_ascent", "flat")
 """Without a retain loss by default."""
 
@@ -58,7 +60,7 @@ def test_it_forgets_keeps_what_it_retains_and_leaves_the_model_as_it_was(planted
     assert load_edit(tmp_path / "edit").digest == edit.digest
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", [n if n in STOPPED_ALWAYS else pytest.param(n, marks=pytest.mark.slow) for n in EVERY])
 def test_a_fit_that_was_stopped_goes_on_to_the_same_bytes(planted, name: str, tmp_path, monkeypatch) -> None:
     model, concept = planted
     monkeypatch.setattr(module, "KEEP_EVERY", 2)

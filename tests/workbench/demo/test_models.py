@@ -154,6 +154,7 @@ def test_bad_input_is_named(wanted: dict[str, str], said: str) -> None:
             build_pair(**{"kind": "dense", **wanted})
 
 
+@pytest.mark.slow
 def test_two_at_once(cache: Path) -> None:
     orders = [Order(role=role, recipe=tiny()) for role in ("taught", "reference")]
     seen: dict[str, tuple[int, int]] = {}
@@ -162,6 +163,7 @@ def test_two_at_once(cache: Path) -> None:
     assert left_in(cache) == sorted(order.folder.name for order in orders)
 
 
+@pytest.mark.slow
 def test_when_one_dies_it_is_named_and_the_other_stopped(cache: Path) -> None:
     slow = Order(role="taught", recipe=tiny(steps=1_000_000 // 64))
     bad = Order(role="reference", recipe=tiny(least=0.95))
