@@ -26,7 +26,7 @@ test: .venv/installed-dev      ## the tests
 	$(BIN)/python -m pytest -q -n 2
 
 test-browser: .venv/installed-dev   ## the app in Debian's chromium; skipped with a reason where there is none
-	$(BIN)/python -m pytest -q -m browser -rs
+	$(BIN)/python -m pytest -q -m browser -rs tests/browser
 
 view: .venv/installed-dev      ## the app over runs/
 	$(BIN)/workbench view
