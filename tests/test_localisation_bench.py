@@ -40,6 +40,7 @@ def test_there_is_enough_truth(dense: list[Case], mixture: list[Case]) -> None:
     assert all(case.expert is None for case in dense) and all(case.expert for case in mixture)
 
 
+@pytest.mark.slow
 def test_right_localisers_find_hand_written_vectors(dense: list[Case]) -> None:
     for name, found in of(dense, *RIGHT).items():
         assert mean(found, "recall") >= 0.9, name
@@ -67,6 +68,7 @@ def test_a_random_localiser_is_at_chance(dense: list[Case], mixture: list[Case])
     assert mean(of(mixture, "random")["random"], "recall") <= 0.1
 
 
+@pytest.mark.slow
 def test_shuffled_truth_is_at_chance(dense: list[Case]) -> None:
     order = np.random.default_rng(0).permutation(len(dense))
     wrong = [replace(case, sites=dense[j].sites, falls={}) for case, j in zip(dense, order, strict=True)]

@@ -249,7 +249,9 @@ def planted_folder_of(run) -> str:
     return json.loads((run / "guarded" / "guard.json").read_text())["base"]
 
 
-@pytest.mark.parametrize("name", ["npo", "task_vector", "adaptive_rmu"])
+@pytest.mark.parametrize(
+    "name", ["npo", *(pytest.param(n, marks=pytest.mark.slow) for n in ("task_vector", "adaptive_rmu"))]
+)
 def test_a_training_that_was_stopped_goes_on_to_the_same_bytes(
     cli, planted_folder, concept_file, tmp_path, monkeypatch, name
 ):

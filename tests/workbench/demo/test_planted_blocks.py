@@ -137,6 +137,7 @@ def test_a_badly_learnt_group_is_not_fit() -> None:
     assert not GROUP.model_copy(update={"with_block": 0.89}).fit
 
 
+@pytest.mark.slow
 def test_it_is_found_again_and_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORKBENCH_CACHE_DIR", str(tmp_path))
     news: list[tuple[str, int, int]] = []
