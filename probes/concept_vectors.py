@@ -29,6 +29,7 @@ from workbench.model import HookedModel
 from workbench.patching import Progress
 from workbench.registry import Method
 from workbench.sites import Site
+from workbench.token_strings import vocabulary_of
 from workbench.trace import Trace
 
 MEASURES = ("jaccard", "cosine", "l2", "norm_ratio")
@@ -218,6 +219,7 @@ def snapshot(model: HookedModel, sites: Sequence[Site], k: int = 200, signs: Seq
             "signs": None if signs is None else list(signs),
             "unembedding_digest": digest,
             "top_ids": dict(zip(map(str, sites), ids.tolist(), strict=True)),
+            "vocabulary": vocabulary_of(model.tokenizer, ids.flatten().tolist()),
         },
     )
 

@@ -1,7 +1,7 @@
 """How value vectors moved, from two stored snapshots: shared top tokens, cosine, length, and each token's rank.
 
 Read it as: Jaccard 1 and cosine 1 is an untouched vector. The vectors are the ones that spell the answers in the base.
-Does not show: the tokens' text, which snapshots do not hold (ids only); nor what else in the model writes the answer.
+Does not show: what else in the model writes the answer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from workbench.figures_tokens import visible
 from workbench.trace import Trace
 
 
@@ -50,17 +51,35 @@ def moves(before: Trace, after: Trace, k: int) -> pd.DataFrame:
 
 
 def ranks(before: Trace, after: Trace, site: str, k: int) -> pd.DataFrame:
-    """The k top tokens of one vector before and after, with how far each rank moved (`+ new`: not kept before)."""
+    """The k top tokens of one vector before and after, with how far each rank moved (`+ new`: not kept before).
+
+    Their words stand beside the ids where both snapshots spell them; older ones do not.
+    """
     old, new = ids_at(before, site), ids_at(after, site)
     count = min(k, max(len(old), len(new)))
+    spelled = {
+        f"token {when}": [_word(trace, ids, i) for i in range(count)]
+        for when, trace, ids in (("before", before, old), ("after", after, new))
+        if spells(before) and spells(after)
+    }
     return pd.DataFrame(
         {
             "rank": range(1, count + 1),
+            **spelled,
             "token id before": pd.array([_entry(old, i) for i in range(count)], dtype="Int64"),
             "token id after": pd.array([_entry(new, i) for i in range(count)], dtype="Int64"),
             "moved": [_moved(old, new, i) for i in range(count)],
         }
     )
+
+
+def spells(trace: Trace) -> bool:
+    """Whether a snapshot holds the words of its tokens."""
+    return isinstance(trace.notes.get("vocabulary"), Mapping)
+
+
+def _word(trace: Trace, ids: Sequence[int], i: int) -> str:
+    return visible(str(trace.notes["vocabulary"].get(str(ids[i]), "?"))) if i < len(ids) else ""
 
 
 def _entry(ids: Sequence[int], i: int) -> int | None:

@@ -75,7 +75,9 @@ def test_concept_vectors_are_compared_with_the_base(app, full):
     at = app(full, "concepts", run="one", vector=site)
     ids = list(at.dataframe[1].value["token id before"])
     assert ids == base.notes["top_ids"][site][: len(ids)]
-    assert "opens no tokenizer" in said(at)
+    words = base.notes["vocabulary"]
+    assert [w.replace("·", " ") for w in at.dataframe[1].value["token before"]] == [words[str(i)] for i in ids]
+    assert "made before runs kept them" not in said(at)
 
 
 def test_the_trade_off_names_every_audit(app, full):

@@ -48,6 +48,17 @@ def test_ranks_say_what_moved_where():
     assert list(ranks(AFTER, BASE, SITES[0], 3)["moved"])[0] == "▲ up 2"
 
 
+def test_words_stand_beside_the_ids_where_both_spell_them_and_do_nothing():
+    spelled = [
+        Trace(t.name, t.values, t.axes, t.units, t.labels, {**t.notes, "vocabulary": {"1": " tin", "9": "\x1b[31m"}})
+        for t in (BASE, AFTER)
+    ]
+    table = ranks(*spelled, SITES[0], 2)
+    assert list(table["token before"]) == ["·tin", "?"]
+    assert "\x1b" not in "".join(table["token after"])
+    assert "token before" not in ranks(BASE, spelled[1], SITES[0], 2)
+
+
 def test_ids_may_be_stored_in_the_order_of_the_sites():
     listed = Trace(BASE.name, BASE.values, BASE.axes, BASE.units, BASE.labels, {"top_ids": [[1], [5]]})
     assert ids_at(listed, SITES[1]) == [5] and ids_at(listed, "L9.mlp_act[0]") == []

@@ -17,7 +17,7 @@ from workbench.pages.frame.url import choose, pick
 from workbench.report_pictures import picture_of
 from workbench.sites import parse_sites
 from workbench.trace import Trace
-from workbench.vector_moves import ids_at, moves, ranks
+from workbench.vector_moves import ids_at, moves, ranks, spells
 
 KEY = "concept_vectors"
 LENGTHS = (10, 20, 50)
@@ -103,7 +103,8 @@ def _one(traces: Mapping[str, Trace], moved: Mapping[str, pd.DataFrame], k: int)
         column.caption(safe(", ".join(told)))
         shown = ranks(traces["base"], traces[role], site, k)
         column.dataframe(shown, hide_index=True, height=300, alt=f"Top tokens of {site} in the base and {role}.")
-    absent("The words of these tokens", "runs keep the tokens' ids, and this page opens no tokenizer")
+    if not all(spells(trace) for trace in traces.values()):
+        absent("The words of these tokens", "this run was made before runs kept them; audit again to have them")
 
 
 if __name__ == "__main__":
