@@ -102,6 +102,8 @@ WEIGHT_ATTACKS: tuple[tuple[str, str, str, Suite], ...] = (
     ("relearn_subjects", "what is asked of other subjects is taught again", "relearn_subjects.forget", "full"),
     ("relearn_near", "it is trained on related facts", "relearn_near.forget", "full"),
     ("relearn_text", "it is trained on plain text", "relearn_text.forget", "full"),
+    ("quantise_8", "weights are rounded to 8 bits", "accuracy.forget.quantise_8", "full"),
+    ("quantise_3", "weights are rounded to 3 bits", "accuracy.forget.quantise_3", "full"),
     ("soft_prompt", "trained vectors stand before the question", "accuracy.forget.soft_prompt", "full"),
     ("latent_perturbation", "one trained vector is added inside", "latent_perturbation.forget", "full"),
 )

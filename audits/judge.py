@@ -152,7 +152,7 @@ class Judge:
         status = knowledge_status(difference, margin, bool(theirs))
         # An absence without power proves nothing; an excess over the control is an excess, whatever the base shows.
         powerless = "" if status == "FAIL" else self._powerless(before, theirs, floor)
-        codes = codes_of(self.after[claim.reading]) if claim.id == "quantise" else ""
+        codes = codes_of(self.after[claim.reading]) if claim.id.startswith("quantise") else ""
         return Evidence(
             **_head(claim),
             value=self._mean(ours, place, level),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from audits.attacks.attack import Attack
-from audits.attacks.quantise import codes_kept
+from audits.attacks.quantise import Quantise, codes_kept
 from audits.behaviour.answers import Accuracy, AnswerProbability, BestOfN
 from audits.behaviour.kl_to_base import KlToBase
 from audits.behaviour.muse import KnowMem
@@ -251,9 +251,14 @@ def relearnt_text(asked: Asked) -> Trace:
     return attack.look(asked.model, asked.concept.forget, asked.control, given=text)
 
 
-def quantised(asked: Asked) -> Trace:
-    """Answers of the rounded weights; the notes say how many of them are stored as the base's are."""
-    attack = asked.options.quantise
+def quantised(asked: Asked, bits: int | None = None) -> Trace:
+    """Answers of the rounded weights; the notes say how many of them are stored as the base's are.
+
+    Args:
+        asked: the model, concept and options.
+        bits: other than the options', for the ladder.
+    """
+    attack = asked.options.quantise if bits is None else Quantise(bits=bits)
     trace = attack.look(asked.model, asked.concept)
     if asked.base_files is None:
         return trace

@@ -158,6 +158,7 @@ READINGS: tuple[Reading, ...] = (
     Reading("concept_vectors.forget", vectors),
     Reading("accuracy.forget.jailbreak", Attacked(lambda options: options.jailbreak)),
     Reading("accuracy.forget.quantise", quantised),
+    *(Reading(f"accuracy.forget.quantise_{bits}", partial(quantised, bits=bits)) for bits in (8, 3)),
     Reading("accuracy.forget.few_shot", Attacked(lambda options: options.few_shot), no_shots),
     Reading("relearn.forget", relearnt, Needs("forget", 2), weights=True),
     Reading("relearn_subjects.forget", relearnt_apart, Needs("forget", 2), weights=True),

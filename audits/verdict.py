@@ -124,6 +124,8 @@ PHRASES = {
     "relearn_subjects": "relearning half of the subjects brings back {value:.2f} of the others'",
     "relearn_near": "a short training on related facts brings back {value:.2f}",
     "relearn_text": "a short training on plain text brings back {value:.2f}",
+    "quantise_8": "rounding to 8 bits brings back {value:.2f}",
+    "quantise_3": "rounding to 3 bits brings back {value:.2f}",
     "quantise": "rounding to 4 bits brings back {value:.2f}",
     "short_list": "short lists made from all layers hold {value:.2f} of them",
     "prune": "zeroing the smallest weights brings back {value:.2f}",
