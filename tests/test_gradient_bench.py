@@ -20,6 +20,8 @@ from workbench.errors import BadInput, RunError
 from workbench.model import HookedModel
 from workbench.training import TrainingOptions, train
 
+pytestmark = pytest.mark.slow  # a benchmark; what it measures has tests of its own
+
 TINY, ASKED = SHAPES["tiny"], Asked("tiny", steps=2, batch=3)
 SAME = [name for name, match in MATCHES.items() if match.same]
 

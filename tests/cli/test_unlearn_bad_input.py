@@ -156,4 +156,4 @@ def test_without_anything_kept_the_model_as_it_was_is_the_last_good_one(npo, mon
     monkeypatch.setattr("interventions.gradient.given._losses", Breaks(2, "gradient"))
     said = npo("--set", "steps=9")
     assert said.code == 1 and "at step 2 of 9" in said.err and "is the model as it was" in said.err
-    assert sorted(path.name for path in Path("run").rglob("*")) == ["manifest.json"]
+    assert sorted(path.name for path in Path("run").rglob("*")) == ["events.jsonl", "manifest.json"]

@@ -93,7 +93,7 @@ def test_the_first_loss_is_that_of_the_untouched_model(dense, kind: str) -> None
     )
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("name", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_edited_weights_say_what_the_adapters_said_when_training_ended(name: str, kind: str, dense) -> None:
     """The loss of a further step is read before its update: it is that of the trained adapters."""
@@ -181,6 +181,7 @@ def test_a_method_that_places_itself_does_so_with_adapters(dense) -> None:
     assert edit.changes and all(".layers.2." in name for name in edit.changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sophia", "sophia_published", "bf16", "checkpointing", "accumulate", "kl"])
 def test_the_other_options_go_together_with_adapters(dense, name: str) -> None:
     options = {
@@ -343,6 +344,7 @@ def test_fila_needs_facts_to_retain_and_a_rank_that_the_weights_have(dense) -> N
     assert same(model, bits) and objects(model) == held
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(n for n in INTERVENTIONS if ".gradient." in INTERVENTIONS[n]))
 def test_every_gradient_method_trains_adapters_or_says_why_not(dense, name: str) -> None:
     model, found = dense

@@ -18,6 +18,8 @@ BUDGET = {"steps": 30, "lr": 3e-3}
 OWN = {"whp": {"alpha": 20.0, "reinforce_steps": 5}}
 STOPPED_ALWAYS = ("grad_ascent", "npo", "pdu", "whp")
 """Stopped and taken up in every run of the tests: the plainest, one with a reference, one with a state, two models."""
+FORGET_ALWAYS = ("grad_ascent", "npo", "dpo", "simnpo", "undial", "pdu", "whp", "retain_finetune")
+"""Fitted in every run of the tests: one of each kind, and the control. The others are fitted by the slow tests."""
 BARE = ("grad_ascent", "flat")
 """Without a retain loss by default."""
 
@@ -41,7 +43,7 @@ def test_the_catalogue_has_the_published_losses() -> None:
     assert len(EVERY) == 20
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", [n if n in FORGET_ALWAYS else pytest.param(n, marks=pytest.mark.slow) for n in EVERY])
 def test_it_forgets_keeps_what_it_retains_and_leaves_the_model_as_it_was(planted, name: str, tmp_path) -> None:
     model, concept = planted
     before = {key: value.clone() for key, value in model.hf.state_dict().items()}

@@ -172,6 +172,7 @@ def test_distractors_come_out_where_they_are_asked_for(planted, method) -> None:
     assert said(model, edit, wanted) > 0.5 > said(model, edit, concept.forget.facts)
 
 
+@pytest.mark.slow
 def test_options_of_single_methods_reach_their_loss(planted) -> None:
     model, concept = planted
 
@@ -273,6 +274,7 @@ def test_activations_computed_twice_are_the_same(planted) -> None:
     assert twice.digest == plain.digest
 
 
+@pytest.mark.slow
 def test_a_published_loss_can_be_lent_to_a_single_expert() -> None:
     found = plant("olmoe", 0)
     model = HookedModel(found.model, found.tokenizer, check=False)

@@ -175,6 +175,7 @@ for how in ("step", "save"):
 """
 
 
+@pytest.mark.slow
 def test_sigkill_makes_no_difference_not_even_during_a_save(tmp_path: Path) -> None:
     here = Path(__file__).parent
     words = [str(here.parents[1]), str(here), str(tmp_path)]

@@ -76,9 +76,13 @@ def test_the_pass_that_stops_early_sees_the_same(model: HookedModel, planted, si
     at = Site.parse(site)
     batch = pad([e.ids for e in model.encode(planted.concept.near.facts)])
     value = model.run(batch, read=[at], logits=False).acts[at].detach()
-    trigger = Trigger(at, "linear", {"weight": torch.randn(value.shape[-1], generator=G), "bias": torch.tensor(0.0)})
+    weight = torch.randn(value.shape[-1], generator=torch.Generator().manual_seed(0))
     pooled = (value * batch.mask[..., None]).cumsum(1) / batch.mask.cumsum(1)[..., None]
-    scores = (pooled @ trigger.tensors["weight"])[batch.mask]
+    raw = (pooled @ weight)[batch.mask]
+    steps = raw.unique()  # the bias lies in the widest gap between scores, so that some fire and none is on the edge
+    widest = int(steps.diff().argmax())
+    trigger = Trigger(at, "linear", {"weight": weight, "bias": -steps[widest : widest + 2].mean()})
+    scores = raw + trigger.tensors["bias"]
     assert torch.equal(trigger.fires(model, batch)[batch.mask], scores > 0)
     assert (scores > 0).any() and not (scores > 0).all()
 
