@@ -100,7 +100,7 @@ class Seen:
             before, same = now, same + 1 if now == before else 0
             if same == 3:
                 break
-            self.page.wait_for_timeout(150)
+            self.page.wait_for_timeout(300)
         assert self.page.query_selector("[data-testid=stException]") is None
         return self
 
