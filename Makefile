@@ -39,7 +39,7 @@ check: .venv/installed-dev     ## lint, format, types
 fix: .venv/installed-dev
 	$(BIN)/ruff check --fix .
 
-slow: .venv/installed-dev      ## tests that take minutes: the real demo models and the whole demo
+slow: .venv/installed-dev      ## the longest tests: real models, the whole demo, kills, every gradient method, the benchmark's
 	$(BIN)/python -m pytest -q -m slow
 
 architectures: .venv/installed-dev   ## the table of architectures in the README, from what the tests find
@@ -54,7 +54,7 @@ tradeoff: .venv/installed-dev        ## the trade-off of every method over three
 notebooks: .venv/installed-dev       ## the notebooks with their pictures, as pages that open offline: runs/notebooks
 	$(BIN)/python -m notebooks.execute
 
-validity: .venv/installed-dev        ## the audit audited, on models of known truth (hours; goes on where it was stopped)
+validity: .venv/installed-dev        ## the audit audited, on models of known truth (about an hour of one core; goes on where it was stopped)
 	$(BIN)/python -m bench.audit_validity --attacked --readme
 
 bench: .venv/installed-dev         ## measurements, side by side

@@ -360,7 +360,7 @@ def _report(blank: AuditReport, readings: Mapping[str, Readings], judging: Judge
             "utility_reason": reason,
             "warnings": tuple(line for line in (knows, ignorant) if line),
             "reference_ignored": knows,
-            "contradictions": contradictions(evidence),
+            "contradictions": () if ignorant else contradictions(evidence),
             "standard": standard if blank.checks is None or any_value(standard) else (),
             "options": {**blank.options, "judging": judging.spec()},
             "margins_digest": question_id(judging.spec()),

@@ -44,7 +44,8 @@ class JudgeOptions(Method):
     """Largest excess over the control that still counts as none (shares, probabilities, AUC, Jaccard)."""
     depth_margin: float = Field(0.25, gt=0, lt=1)
     """The same for the share of depth kept. Wider, because the score is cut off at the reference's own value: models
-    retrained with another start, which never knew, read .08 to .17 (intervals up to .20) on the bank of known truth."""
+    that never knew read .05 to .25 (intervals up to .29) on the bank of known truth; the weakest fake it sees reads
+    .32, so there is little room on either side."""
     utility_margin: float = Field(0.1, gt=0, lt=1)
     """Largest loss of near or far accuracy that still counts as none."""
     fluency_margin: float = Field(0.1, gt=0)

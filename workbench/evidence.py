@@ -294,6 +294,8 @@ class AuditReport(Frozen):
         """What was found, whatever the level: where knowledge shows, or that nothing decided it, or that none does."""
         if self.knowledge == "found":
             return f"found by {', '.join(self.found_by)}"
+        if any(e.rung in (1, 2, 3, 4) and e.status == "FAIL" for e in self.evidence):
+            return "not to be found: the base does not show that it knows these facts, so failed claims say nothing"
         return KNOWLEDGE[self.knowledge]
 
     @property

@@ -10,6 +10,7 @@ from workbench.figures_style import number
 from workbench.figures_vectors import vector_scatter
 from workbench.pages.frame.chosen import ALL, chosen
 from workbench.pages.frame.escaped import safe
+from workbench.pages.frame.one_reading import one_reading
 from workbench.pages.frame.picture import download, head, picture
 from workbench.pages.frame.reading import Opened
 from workbench.pages.frame.states import absent, missing
@@ -27,11 +28,9 @@ def page() -> None:
     """Every vector against the base's, and one of them token by token."""
     run = chosen().run
     head("Concept vectors", "Do the value vectors that spelled the answers still stand?", run)
-    keys = run.keys(KEY)
-    if not keys:
-        missing(run, f"{KEY}.forget")
+    key = one_reading(run, KEY)
+    if key is None:
         return
-    key = choose("Reading", "reading", keys, run.words) if len(keys) > 1 else keys[0]
     traces = run.traces(key)
     if "base" not in traces or len(traces) < 2 or any("top_ids" not in trace.notes for trace in traces.values()):
         _ranking(run, key, traces)

@@ -7,9 +7,9 @@ from workbench.figures import compare_layers
 from workbench.figures_style import number
 from workbench.pages.frame.by_fact import facts_by_layer
 from workbench.pages.frame.chosen import chosen
+from workbench.pages.frame.one_reading import one_reading
 from workbench.pages.frame.picture import head, picture
 from workbench.pages.frame.states import absent, missing
-from workbench.pages.frame.url import choose
 from workbench.report_pictures import picture_of
 from workbench.trace import Trace
 from workbench.trace_cuts import named_layers
@@ -23,11 +23,9 @@ def page() -> None:
     """The drop by layer, the share erased, and the facts."""
     run = chosen().run
     head("Patching depth", "This model's state is put into the base, a layer at a time: does the answer suffer?", run)
-    keys = run.keys(KEY)
-    if not keys:
-        missing(run, f"{KEY}.forget")
+    key = one_reading(run, KEY)
+    if key is None:
         return
-    key = choose("Reading", "reading", keys, run.words) if len(keys) > 1 else keys[0]
     traces = run.traces(key)
     if not traces:
         missing(run, key)

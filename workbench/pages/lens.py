@@ -12,6 +12,7 @@ from workbench.figures_tokens import visible_lines
 from workbench.pages.frame.by_fact import facts_by_layer
 from workbench.pages.frame.chosen import ALL, chosen
 from workbench.pages.frame.escaped import safe
+from workbench.pages.frame.one_reading import one_reading
 from workbench.pages.frame.picture import download, grid, head, picture
 from workbench.pages.frame.reading import Opened
 from workbench.pages.frame.states import absent, missing
@@ -38,11 +39,9 @@ def page() -> None:
     """The curve of all facts, the facts at a layer, and one fact."""
     run = chosen().run
     head("Lens", "Is the answer readable from the states between the layers, whatever the model says?", run)
-    keys = run.keys(KEY)
-    if not keys:
-        missing(run, f"{KEY}.forget")
+    key = one_reading(run, KEY)
+    if key is None:
         return
-    key = choose("Reading", "reading", keys, run.words) if len(keys) > 1 else keys[0]
     traces = {role: named_layers(trace) for role, trace in run.traces(key, control=True).items()}
     if not traces:
         missing(run, key)

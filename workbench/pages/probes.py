@@ -12,9 +12,9 @@ from workbench.figures_style import INK
 from workbench.pages.frame.by_fact import facts_by_layer
 from workbench.pages.frame.chosen import chosen
 from workbench.pages.frame.escaped import safe
+from workbench.pages.frame.one_reading import one_reading
 from workbench.pages.frame.picture import download, head, picture
 from workbench.pages.frame.states import missing
-from workbench.pages.frame.url import choose
 from workbench.report_pictures import chance_of, with_controls
 from workbench.trace import Trace
 from workbench.trace_cuts import named_layers
@@ -28,11 +28,9 @@ def page() -> None:
     """Accuracy by layer with its controls, selectivity, and the facts."""
     run = chosen().run
     head("Probes", "Can a linear classifier read the answer from the states?", run)
-    keys = run.keys(KEY)
-    if not keys:
-        missing(run, f"{KEY}.forget")
+    key = one_reading(run, KEY)
+    if key is None:
         return
-    key = choose("Reading", "reading", keys, run.words) if len(keys) > 1 else keys[0]
     own = run.traces(key)
     if not own:
         missing(run, key)

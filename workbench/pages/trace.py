@@ -13,6 +13,7 @@ from workbench.figures_maps import compare_maps, map_figure, upright
 from workbench.figures_style import number
 from workbench.pages.frame.chosen import ALL, chosen
 from workbench.pages.frame.escaped import safe
+from workbench.pages.frame.one_reading import one_reading
 from workbench.pages.frame.picture import download, grid, head, picture
 from workbench.pages.frame.reading import Opened
 from workbench.pages.frame.states import absent, missing
@@ -28,11 +29,9 @@ def page() -> None:
     """The map of one kind of state, the chosen cell, and the curve over layers."""
     run = chosen().run
     head("Causal trace", "The subject is corrupted; putting which inner state back restores the answer?", run)
-    keys = run.keys(KEY)
-    if not keys:
-        missing(run, f"{KEY}.forget")
+    key = one_reading(run, KEY)
+    if key is None:
         return
-    key = choose("Reading", "reading", keys, run.words) if len(keys) > 1 else keys[0]
     traces = {role: trace for role, trace in run.traces(key).items() if "site" in trace.axes}
     if not traces:
         missing(run, key)
