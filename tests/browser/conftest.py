@@ -1,11 +1,6 @@
 """A real browser on a real server; skipped with a reason where there is no Chromium."""
 
-import os
 import shutil
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +8,9 @@ from urllib.parse import urlencode
 
 import pytest
 
-from tests.app.conftest import ROOT, audited  # noqa: F401  the fixture is used by name
-from workbench.cli.view import SETTINGS, _free
+from bench.app_server import CHROMIUM, serving
+from tests.app.conftest import audited  # noqa: F401  the fixture is used by name
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chromium-headless-shell"))), None)
 PATIENCE = 60_000
 """Milliseconds for anything that should appear; the machine may be busy."""
 
@@ -33,23 +27,8 @@ def store(audited: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # n
 @pytest.fixture(scope="session")
 def server(store: Path) -> Iterator[str]:
     """The app as `workbench view` starts it."""
-    port = _free(None)
-    environment = {**os.environ, "WORKBENCH_RUNS": str(store), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "app.py"), f"--server.port={port}", *SETTINGS]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    address = f"http://127.0.0.1:{port}/"
-    try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"{address}_stcore/health", timeout=1)
-                break
-            except OSError:
-                assert process.poll() is None, "the server ended"
-                time.sleep(0.25)
+    with serving(store) as address:
         yield address
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 @pytest.fixture(scope="session")
