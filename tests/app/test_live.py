@@ -17,6 +17,7 @@ from workbench import live
 from workbench.checkpoint import Checkpoint
 from workbench.errors import BadInput, RunError
 from workbench.live import BYTES, Desk, Prompt, addresses_of, checkpoint_at, plain_trace, resolved, size_of
+from workbench.live_runs import kept
 from workbench.trace import Trace
 
 
@@ -346,3 +347,49 @@ def test_waiting_is_told_with_a_time():
     desk = Desk()
     desk.take(session(), lambda: True)
     assert time.time() - desk.holder.since < 60 and desk.holder.name.startswith("session ")
+
+
+# ---- kept as a run
+
+
+def test_what_was_found_is_kept_as_a_run_and_shown_again(live_app, full, fact, app):
+    at = press(live_app(full, run="one"), "Load")
+    at = ask(at, fact.prompt, answer=fact.answer, roles=["base", "checkpoint"])
+    assert at.query_params["prompt"] in (fact.prompt, [fact.prompt])
+    at = press(at, "Keep")
+    assert (
+        not at.exception
+        and not at.error
+        and any("Kept as the run live/" in one.value.replace("\\", "") for one in at.success)
+    )
+    kept = [path.name for path in (full / "live").iterdir()]
+    press(at, "Keep")
+    assert [path.name for path in (full / "live").iterdir()] == kept  # the same run
+    strips = at.get("html")[0].proto.body
+    press(at, "Free memory")
+    again = live_app(full, run=f"live/{kept[0]}")
+    assert not again.exception and not again.error and live.DESK.loaded == ""
+    assert "Models of the run one" in said(again) and fact.prompt in [code.value for code in again.code][0]
+    assert again.get("html")[0].proto.body == strips
+    assert not app(full, "overview", run=f"live/{kept[0]}").exception
+    table = next(shown.value for shown in again.dataframe if "address" in shown.value)  # they may be asked again
+    assert table["role"].tolist() == ["base", "checkpoint"] and not table["note"].any()
+
+    (full / "live" / kept[0] / "traces" / "base" / "answer_tokens.prompt.json").write_text("{}")
+    damaged = live_app(full, run=f"live/{kept[0]}")
+    assert not damaged.exception and not damaged.get("html") and "were changed" in said(damaged)
+
+
+def test_a_link_brings_the_prompt_along_but_asks_nothing(live_app, full):
+    at = press(live_app(full, run="one", prompt="The metal of <b>x</b> is", answer="tin"), "Load")
+    assert at.text_area(key="live text").value == "The metal of <b>x</b> is"
+    assert at.text_input(key="live answer").value == "tin"
+    assert "live result" not in at.session_state
+
+
+@pytest.mark.parametrize(
+    "question", [{"verb": "audit"}, {"verb": "live"}, {"verb": "live", "prompt": {"text": "x", "no": 1}}]
+)
+def test_a_run_that_is_none_of_ours_is_not_shown_as_one(tmp_path, question):
+    with pytest.raises(BadInput):
+        kept(tmp_path, {"question": question})

@@ -2,16 +2,14 @@
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pandas as pd
 import streamlit as st
 
 from workbench.errors import BadInput, RunError
-from workbench.figures_lens import grids_figure, word_grid
-from workbench.figures_maps import compare_maps, map_figure
-from workbench.figures_tokens import Strip, strip_words, strips_html, strips_of, strips_table, visible_lines
+from workbench.figures_tokens import visible_lines
 from workbench.live import (
     DESK,
     Holder,
@@ -24,16 +22,21 @@ from workbench.live import (
     plain_trace,
     size_of,
 )
+from workbench.live_runs import FOLDER, VERB, keep, kept
 from workbench.pages.frame.chosen import chosen
 from workbench.pages.frame.escaped import safe
-from workbench.pages.frame.picture import download, head, picture
-from workbench.pages.frame.reading import Opened
+from workbench.pages.frame.picture import head
+from workbench.pages.frame.prompt_results import show
+from workbench.pages.frame.reading import Opened, root
 from workbench.pages.frame.states import absent
 
 READER = "live reader"
 """Where `app.py` leaves what reads a prompt; it does so only when the app was started with --live."""
 
 SESSION, RESULT = "live session", "live result"
+IN_URL = {"prompt": "live text", "answer": "live answer", "subject": "live subject"}
+"""Parameter of the URL -> the box it fills."""
+
 SECONDS = 3
 """Between two looks at a desk that another session has."""
 
@@ -46,6 +49,8 @@ def page() -> None:
         st.stop()
     run = chosen().run
     head("Live", "What do its models make of a prompt of your own? Nothing here enters a report.", run)
+    if run.on.verb == VERB:
+        _stored(run)
     roles = addresses_of(run.on.path, run.on.manifest)
     if not roles:
         absent("Models", "this run does not record where its models lie")
@@ -62,7 +67,7 @@ def page() -> None:
         _ask(me, run, roles, reader)
     if DESK.loaded:  # said last: asking may have put another model in its place
         told.success(f"In memory: {safe(_role_of(roles, DESK.loaded))} ({safe(DESK.loaded)})")
-    _results()
+    _results(roles)
 
 
 # ---- what could be loaded
@@ -196,6 +201,8 @@ def _role_of(roles: Mapping[str, str], address: str) -> str:
 def _ask(me: str, run: Opened, roles: Mapping[str, str], reader: Reader) -> None:
     """The prompt and what is to be read; every chosen model is loaded after another."""
     mine = _role_of(roles, DESK.loaded)
+    for name, of in IN_URL.items():  # a link brings the words along; they are asked only when Ask is pressed
+        st.session_state.setdefault(of, st.query_params.get(name, ""))
     with st.form("live prompt"):
         text = st.text_area("Prompt", key="live text", height=80, help="Ends right before the answer, without a blank.")
         left, right = st.columns(2)
@@ -211,6 +218,8 @@ def _ask(me: str, run: Opened, roles: Mapping[str, str], reader: Reader) -> None
         sent = st.form_submit_button("Ask", type="primary")
     if not sent:
         return
+    for name, of in IN_URL.items():
+        st.query_params[name] = st.session_state[of]
     try:
         prompt = Prompt(text, answer, subject, int(tokens), lens, trace).check()
         if not asked:
@@ -248,74 +257,48 @@ def _read(me: str, roles: Mapping[str, str], reader: Reader, prompt: Prompt) -> 
 # ---- results
 
 
-def _results() -> None:
+def _results(addresses: Mapping[str, str]) -> None:
     """What each model made of the last prompt."""
-    kept = st.session_state.get(RESULT)
-    if kept is None:
+    last = st.session_state.get(RESULT)
+    if last is None:
         return
-    prompt, found, name = kept
+    prompt, found, name = last
     st.subheader("What they make of it", anchor=False)
-    answer = next(iter(found.values()))["answer_tokens"].notes["answer"][0]
-    st.code(visible_lines(f"{prompt.text}\n{answer}"), language=None, wrap_lines=True)
-    if not prompt.answer:
-        st.caption("No answer was named, so all were asked for the first word that the first of them said.")
-    _strips(found)
-    _lens(found)
-    _trace(found)
+    show(prompt, found)
     made = {
         "run": name,
         "prompt": prompt.__dict__,
         "readings": {role: {key: plain_trace(t) for key, t in r.items()} for role, r in found.items()},
     }
-    st.download_button(
-        "Download JSON",
-        json.dumps(made, indent=1, allow_nan=False),
-        file_name="live.json",
-        mime="application/json",
-        key="live json",
-        on_click="ignore",
-    )
-
-
-def _strips(found: Mapping[str, Readings]) -> None:
-    strips: dict[str, Mapping[str, Strip]] = {}
-    for role, readings in found.items():
-        trace = readings["answer_tokens"]
-        _, strips[role] = strips_of(trace, trace.labels["fact"][0])
-    st.html(strips_html(strips))
-    table = strips_table(strips)
-    with st.expander(f"In words and numbers ({len(table)} tokens)", key="live strips"):
-        for role, row in strips.items():
-            for name, strip in row.items():
-                st.text(strip_words(f"{role}, {name}", strip))
-        st.dataframe(table, hide_index=True, alt="Probability of every token, by model and text.")
-    download(table, "live tokens", "live tokens")
-
-
-def _lens(found: Mapping[str, Readings]) -> None:
-    there = {role: readings["lens_words"] for role, readings in found.items() if "lens_words" in readings}
-    if there:
-        grids = {role: word_grid(trace, trace.labels["fact"][0]) for role, trace in there.items()}
-        picture(
-            grids_figure(grids, "Lens over the prompt"),
-            "live lens",
-            "The word that stands first if that layer were the last; colour is the probability of the answer's first "
-            "token.",
+    with st.container(horizontal=True):
+        keep_it = st.button("Keep as a run", key="live keep", help=f"Writes a folder into {root() / FOLDER}.")
+        st.download_button(
+            "Download JSON",
+            json.dumps(made, indent=1, allow_nan=False),
+            file_name="live.json",
+            mime="application/json",
+            key="live json",
+            on_click="ignore",
         )
+    if keep_it:
+        try:
+            st.success(f"Kept as the run {safe(keep(root(), name, prompt, found, addresses))}: choose it as Run A.")
+        except BadInput as error:
+            st.error(safe(error))
 
 
-def _trace(found: Mapping[str, Readings]) -> None:
-    there = {role: readings["causal_trace"] for role, readings in found.items() if "causal_trace" in readings}
-    if "base" in there and "checkpoint" in there:
-        sides: Sequence[str] = ("base", "checkpoint")
-        before, after = (there[role] for role in sides)
-        figure = compare_maps(before, after, there.get("reference"), "Causal trace of the prompt", greyed=False)
-        picture(
-            figure.update_xaxes(tickangle=-90), "live trace", "Noise on the subject; one prompt has no noise floor."
-        )
+def _stored(run: Opened) -> None:
+    """What a run of this page holds; its models can be asked again below."""
+    try:
+        if run.damaged:
+            raise BadInput("its files were changed, so nothing is drawn from them")
+        prompt, found, of = kept(run.on.path, run.on.manifest or {})
+    except BadInput as error:
+        absent("What was kept", str(error))
         return
-    for role, trace in there.items():
-        picture(map_figure(trace, f"Causal trace of the prompt: {role}"), f"live trace {role}", "Noise on the subject.")
+    st.subheader("What was kept", anchor=False)
+    st.caption(f"Models of the run {safe(of)}, asked on {safe(run.on.written_at)}.")
+    show(prompt, found)
 
 
 if __name__ == "__main__":
