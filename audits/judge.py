@@ -84,11 +84,11 @@ class Judge:
 
     def judge(self, claims: Sequence[Claim]) -> tuple[Evidence, ...]:
         """One piece of evidence a claim, in order, with equivalence p-values Holm-adjusted over the primary ones."""
-        found = [self._one_kept_apart(claim) for claim in claims]
+        found = [e.model_copy(update={"p_unadjusted": e.p_equivalence}) for e in map(self._one_kept_apart, claims)]
         tested = [i for i, e in enumerate(found) if claims[i].primary and e.p_equivalence is not None]
         adjusted = holm([p for i in tested if (p := found[i].p_equivalence) is not None])
         for i, p in zip(tested, adjusted, strict=True):
-            found[i] = found[i].model_copy(update={"p_equivalence": p})
+            found[i] = found[i].model_copy(update={"p_equivalence": p, "holm_over": len(tested)})
         return tuple(found)
 
     def _one_kept_apart(self, claim: Claim) -> Evidence:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from audits.attacks.quantise import RoundToBfloat16
 from audits.behaviour.answer_tokens import AnswersByToken
 from audits.behaviour.fluency import NgramEntropy
 from audits.behaviour.generations import Generations
@@ -159,6 +160,7 @@ READINGS: tuple[Reading, ...] = (
     Reading("accuracy.forget.jailbreak", Attacked(lambda options: options.jailbreak)),
     Reading("accuracy.forget.quantise", quantised),
     *(Reading(f"accuracy.forget.quantise_{bits}", partial(quantised, bits=bits)) for bits in (8, 3)),
+    Reading("accuracy.forget.quantise_bf16", Attacked(lambda _: RoundToBfloat16())),
     Reading("accuracy.forget.few_shot", Attacked(lambda options: options.few_shot), no_shots),
     Reading("relearn.forget", relearnt, Needs("forget", 2), weights=True),
     Reading("relearn_subjects.forget", relearnt_apart, Needs("forget", 2), weights=True),
@@ -216,7 +218,11 @@ READINGS: tuple[Reading, ...] = (
 )
 """Every reading, in the order they are taken."""
 
-SHOWN: Mapping[str, Suite] = {"answer_tokens.forget": "standard", "lens_words.forget": "standard"}
+SHOWN: Mapping[str, Suite] = {
+    "answer_tokens.forget": "standard",
+    "lens_words.forget": "standard",
+    "accuracy.forget.quantise_bf16": "standard",
+}
 """Readings that no claim rests on: pages show them. Key -> the smallest suite that takes them."""
 
 BY_KEY: Mapping[str, Reading] = {reading.key: reading for reading in READINGS}

@@ -10,13 +10,10 @@ from collections.abc import Sequence
 
 from audits.claims import Claim
 from audits.judge import JudgeOptions
-from workbench.evidence import LEVELS, Evidence, Knowledge, Utility
+from workbench.evidence import ALPHA, LEVELS, Evidence, Knowledge, Utility
 
 GOOD = ("PASS", "WARN")
 """Statuses that evidence a claim."""
-
-ALPHA = 0.05
-"""Level of the equivalence tests after Holm's adjustment."""
 
 
 def ladder(claims: Sequence[Claim], evidence: Sequence[Evidence], has_reference: bool) -> tuple[int, str]:

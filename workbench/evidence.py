@@ -21,6 +21,9 @@ Status = Literal["PASS", "WARN", "FAIL", "INCONCLUSIVE", "NOT_RUN", "ERROR"]
 
 Utility = Literal["intact", "degraded", "broken", "not measured"]
 
+ALPHA = 0.05
+"""Level of the equivalence tests after Holm's adjustment."""
+
 Knowledge = Literal["found", "undecided", "not found"]
 
 KNOWLEDGE: dict[str, str] = {
@@ -99,7 +102,11 @@ class Evidence(Frozen):
     detectable: float | None = None
     """Smallest difference this many items would show with 80% power at 5%."""
     p_equivalence: float | None = None
-    """Two one-sided tests against the reference, Holm-adjusted over the primary claims."""
+    """Two one-sided tests against the reference, Holm-adjusted over the primary claims; as it came for the others."""
+    p_unadjusted: float | None = None
+    """The same before the adjustment; None in a report of a version that did not keep it."""
+    holm_over: int | None = None
+    """How many primary claims `p_equivalence` was adjusted over; None where it was not adjusted, or is not known to."""
     where: str = ""
     """Layer or step the value is taken at, when it is the worst of many."""
     status: Status
@@ -116,6 +123,11 @@ class Evidence(Frozen):
         if (self.value is None) != (self.status in ("NOT_RUN", "ERROR")):
             raise ValueError(f"claim {self.claim!r}: status {self.status} does not fit value {self.value}")
         return self
+
+    @property
+    def equivalent(self) -> bool | None:
+        """Whether it was shown equivalent to the reference after Holm's adjustment; None where that was not tested."""
+        return None if self.p_equivalence is None or self.holm_over is None else self.p_equivalence <= ALPHA
 
     def to_frame(self) -> "pandas.DataFrame":
         """One row, with the columns of `AuditReport.to_frame`."""

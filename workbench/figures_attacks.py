@@ -32,15 +32,33 @@ def tries_of(trace: Trace) -> dict[str, tuple[float, float | None]]:
     return {f"{i + 1}: {_name(one, i, len(every))}": _shares(one) for i, one in enumerate(every)}
 
 
-def tries(traces: Mapping[str, Trace], title: str, units: str) -> go.Figure:
+def doses_of(trace: Trace) -> dict[str, list[str]]:
+    """Dose -> the tries of that strength, as `tries_of` names them; empty where the tries do not differ in strength.
+
+    Args:
+        trace: a reading of the facts with an attack on.
+    """
+    attacks = trace.notes.get("attacks")
+    every = [one for one in attacks if _told(one)] if isinstance(attacks, list) else []
+    found: dict[str, list[str]] = {}
+    for i, (name, one) in enumerate(zip(tries_of(trace), every, strict=False)):
+        if dose := _dose(one, i, len(every))[0]:
+            found.setdefault(dose, []).append(name)
+    return found
+
+
+def tries(traces: Mapping[str, Trace], title: str, units: str, dose: str = "") -> go.Figure:
     """One attack, a row a try, all roles side by side.
 
     Args:
         traces: role -> reading with the attack on; those without several tries are left out.
         title: what the attack is.
         units: unit of the numbers.
+        dose: one of `doses_of`, to show its tries alone; empty for all.
     """
-    found = {role: told for role, trace in traces.items() if (told := tries_of(trace))}
+    # The facts nobody was taught, cut out of a reading, still bear the notes of the whole: their shares are `control`.
+    roles = {role: trace for role, trace in traces.items() if role != "never taught"}
+    found = {role: _of_dose(trace, dose) for role, trace in roles.items() if tries_of(trace)}
     names = list(dict.fromkeys(name for told in found.values() for name in told))
     figure, said = go.Figure(), []
     for position, (role, told) in enumerate(found.items()):
@@ -66,6 +84,11 @@ def tries(traces: Mapping[str, Trace], title: str, units: str) -> go.Figure:
     return finish(
         figure, title, f"{title}, {len(names)} tries: {'; '.join(said) or 'none noted'}.", 150 + 24 * len(rows)
     )
+
+
+def _of_dose(trace: Trace, dose: str) -> dict[str, tuple[float, float | None]]:
+    kept = doses_of(trace).get(dose, []) if dose else None
+    return {name: shares for name, shares in tries_of(trace).items() if kept is None or name in kept}
 
 
 def _floor(figure: go.Figure, told: Mapping[str, tuple[float, float | None]]) -> None:
@@ -94,12 +117,24 @@ def _shares(one: Mapping[str, Any]) -> tuple[float, float | None]:
 
 
 def _name(one: Mapping[str, Any], position: int, count: int) -> str:
-    """The wording of a prompt, or the option that has as many values as there are tries."""
+    """The wording of a prompt, or the dose and its draw, or the methods."""
     edits = [edit for edit in one.get("edits") or () if isinstance(edit, Mapping)]
-    for edit in edits:
-        if "template" in edit:
-            return str(edit["template"])
-        for option, values in edit.items():
-            if isinstance(values, list) and len(values) == count:
-                return f"{option.removesuffix('s')} {values[position]}"
-    return " + ".join(str(edit.get("method", "")).rpartition(":")[2] for edit in edits) or "a try"
+    template = next((edit["template"] for edit in edits if "template" in edit), None)
+    if template is not None:
+        return str(template)
+    dose, draw = _dose(one, position, count)
+    return f"{dose}{draw}" if dose else " + ".join(str(edit.get("method", "")).rpartition(":")[2] for edit in edits)
+
+
+def _dose(one: Mapping[str, Any], position: int, count: int) -> tuple[str, str]:
+    """The strength of a try, and which draw of it: of the option with a value a try, or a value for so many draws.
+
+    Attacks try every value in order, and every draw of one before the next value.
+    """
+    for edit in one.get("edits") or ():
+        for option, values in edit.items() if isinstance(edit, Mapping) else ():
+            draws = edit.get("draws", 1)
+            if isinstance(values, list) and len(values) > 1 and isinstance(draws, int) and len(values) * draws == count:
+                value = values[position // draws]
+                return f"{option.removesuffix('s')} {value}", f", draw {position % draws + 1}" if draws > 1 else ""
+    return "", ""

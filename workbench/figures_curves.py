@@ -4,7 +4,10 @@ Read it as: two curves differ where their bands part; a gap in a curve is a read
 Does not show: that the model uses what a layer holds; confirm with an edit at that layer.
 """
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal, get_args
 
 import numpy as np
 import plotly.graph_objects as go
@@ -56,31 +59,114 @@ def compare_layers(traces: Mapping[str, Trace], title: str, units: str, chance: 
     return finish(figure, title, f"{title} by layer ({units}), mean and 95% band: {peaks}{floor}.")
 
 
-STEPS = {"in_context": "facts in the context"}
+STEPS = {"in_context": "facts in the context", "latent_perturbation": "length of the added vector"}
 """What the steps of a trace count, where they are not training steps."""
 
 
-def relearn_curves(traces: Mapping[str, Trace], title: str = "Relearning") -> go.Figure:
+Spacing = Literal["log", "to scale", "evenly"]
+"""How steps lie apart."""
+
+SPACINGS: tuple[Spacing, ...] = get_args(Spacing)
+
+
+def relearn_curves(traces: Mapping[str, Trace], title: str = "Relearning", spacing: Spacing = "to scale") -> go.Figure:
     """The forget score against relearning steps (or facts in the context), all roles in one picture.
 
     Args:
         traces: role -> trace with axes step and, where there are some, seed and fact.
         title: what is relearned and read.
+        spacing: of the steps; `log` shows step 0, for which a logarithmic axis has no place, apart at the left.
+            Steps that are no numbers lie evenly.
     """
     _require(traces, "step")
     figure = go.Figure()
     bands = {role: band_of(trace, "step") for role, trace in traces.items()}
     units = next(iter(traces.values())).units
     steps = {role: _numbers(band.labels) for role, band in bands.items()}
-    to_scale = all(found is not None for found in steps.values())
+    if any(found is None for found in steps.values()):
+        spacing = "evenly"
+    known = sorted({step for found in steps.values() for step in found or ()})
+    if spacing == "log" and (not known or known[0] < 0 or known[-1] <= 0):
+        spacing = "to scale"
     for position, (role, band) in enumerate(bands.items()):
-        x = steps[role] if to_scale else None
-        _curve(figure, role, band, list(band.labels) if x is None else x, look_of(role, position), ("step", units))
+        x, look = list(band.labels) if spacing == "evenly" else steps[role] or [], look_of(role, position)
+        if spacing == "log":
+            _apart(figure, role, band, steps[role] or [], look, units)
+        else:
+            _curve(figure, role, band, x, look, ("step", units))
     over = STEPS.get(next(iter(traces.values())).name, "relearning steps")
-    figure.update_xaxes(title_text=over, type="linear" if to_scale else "category")
-    figure.update_yaxes(title_text=plain(units), rangemode="tozero")
+    if spacing == "log":
+        _log_axes(figure, over, known)
+    else:
+        figure.update_xaxes(title_text=over, type="category" if spacing == "evenly" else "linear")
+    figure.update_yaxes(rangemode="tozero")
+    figure.update_layout(yaxis_title_text=plain(units))
     ways = "; ".join(_way(role, band) for role, band in bands.items())
     return finish(figure, title, f"{title}: {units} against {over}, mean and 95% band: {ways}.")
+
+
+def _apart(figure: go.Figure, role: str, band: Band, steps: list[float], look: Look, units: str) -> None:
+    """Steps above 0 as a curve; step 0 as a mark with its interval on the second x axis, which lies left of it."""
+    later = [i for i, step in enumerate(steps) if step > 0]
+    _curve(figure, role, _cut(band, later), [steps[i] for i in later], look, ("step", units))
+    for i in (i for i, step in enumerate(steps) if step == 0):
+        first = _cut(band, [i])
+        figure.add_scatter(
+            x=[0.0],
+            y=first.mean,
+            xaxis="x2",
+            name=plain(role),
+            legendgroup=role,
+            showlegend=False,
+            mode="markers",
+            cliponaxis=False,
+            marker={"color": look.color, "symbol": look.marker, "size": 7},
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": first.high - first.mean,
+                "arrayminus": first.mean - first.low,
+                "thickness": 1.6,
+                "width": 4,
+            },
+            customdata=np.stack([first.low, first.high], axis=1),
+            meta=describes("", role, "step", units, ["low", "high"]),
+            hovertemplate="step 0: %{y:.3g} [%{customdata[0]:.3g}, %{customdata[1]:.3g}]<extra>"
+            + plain(role)
+            + "</extra>",
+        )
+
+
+def _cut(band: Band, which: list[int]) -> Band:
+    return replace(
+        band,
+        labels=tuple(band.labels[i] for i in which),
+        mean=band.mean[which],
+        low=band.low[which],
+        high=band.high[which],
+    )
+
+
+def _log_axes(figure: go.Figure, over: str, steps: list[float]) -> None:
+    """A logarithmic axis for the steps above 0, and left of it a place for step 0."""
+    later, zero = [step for step in steps if step > 0], 0.0 in steps
+    ends = [math.log10(later[0]), math.log10(later[-1])]
+    room = 0.04 * (ends[1] - ends[0]) or 0.3
+    figure.update_layout(
+        xaxis={
+            "type": "log",
+            "domain": [0.09, 1] if zero else [0, 1],
+            "title": {"text": f"{over}, logarithmic" + (" (step 0 apart)" if zero else "")},
+            "tickvals": later,
+            "ticktext": [f"{step:g}" for step in later],
+            "range": [ends[0] - room, ends[1] + room],
+        }
+    )
+    if zero:
+        figure.update_layout(
+            xaxis2={"domain": [0, 0.06], "range": [-1, 1], "tickvals": [0], "ticktext": ["0"], "anchor": "y"},
+            yaxis={"anchor": "free", "position": 0},
+        )
 
 
 def compare_means(readings: Mapping[str, Mapping[str, Trace]], title: str, units: str) -> go.Figure:

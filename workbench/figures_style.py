@@ -106,6 +106,36 @@ def status_words(evidence: Evidence) -> str:
     return f"{look.symbol} {look.word}"
 
 
+EQUIVALENT = "≡"
+"""Mark of a claim shown equivalent to the reference after Holm's adjustment; in pictures a ring says it too."""
+
+RING = {"color": INK, "symbol": "circle-open", "size": 19, "line": {"width": 1.6}}
+"""The ring round the mark of such a claim."""
+
+RING_WORDS = f"{EQUIVALENT} equivalent"
+"""The ring in a legend; what stands under the picture says to what, and after which adjustment."""
+
+
+def holm_mark(evidence: Evidence) -> str:
+    """The Holm-adjusted p of the equivalence test, marked where that was shown; empty where none was adjusted."""
+    if evidence.equivalent is None:
+        return ""
+    return (f"{EQUIVALENT} " if evidence.equivalent else "") + f"p {number(evidence.p_equivalence)}"
+
+
+def equivalence_words(evidence: Evidence) -> str:
+    """The equivalence test in words: its p, whether that is adjusted and over how many; a dash where it was not made.
+
+    Only a claim that is held against a reference is tested so; a fail rests on the interval and has no p.
+    """
+    if evidence.p_equivalence is None:
+        return "–"
+    if evidence.holm_over is None:
+        known = ", not adjusted" if evidence.p_unadjusted is not None else ""
+        return f"p {number(evidence.p_equivalence)}{known}"
+    return f"{holm_mark(evidence)} after Holm over {evidence.holm_over}, {number(evidence.p_unadjusted)} before"
+
+
 def color_scale(values: np.ndarray) -> dict[str, Any]:
     """A plotly colour axis: symmetric RdBu when any number is negative, else Cividis from 0."""
     if (values[np.isfinite(values)] < 0).any():
@@ -151,6 +181,22 @@ def finish(figure: go.Figure, title: str, alt: str, height: int = 380) -> go.Fig
         hoverlabel={"font": {"family": FONT}},
     )
     return figure
+
+
+ROW = 19
+"""Pixels of a row of a legend."""
+
+
+def legend_height(names: Sequence[str], width: int = 720) -> int:
+    """Pixels that a legend above a picture takes, so that it can be kept clear of the title.
+
+    Args:
+        names: its entries; plotly gives all the width of the longest.
+        width: of the picture, where it is narrow.
+    """
+    longest = max((len(name) for name in names), default=0)
+    columns = max(1, width // round(6.5 * longest + 45))
+    return ROW * max(1, math.ceil(len(names) / columns))
 
 
 def alt_text(figure: go.Figure) -> str:

@@ -15,10 +15,25 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.evidence import LEVELS, AuditReport, Evidence
-from workbench.figures_style import INK, MUTED, STATUS_LOOKS, describes, finish, number, plain, status_words
+from workbench.figures_style import (
+    INK,
+    MUTED,
+    RING,
+    RING_WORDS,
+    STATUS_LOOKS,
+    describes,
+    finish,
+    holm_mark,
+    number,
+    plain,
+    status_words,
+)
 
 AXES = ("outputs", "robustness", "decodability", "storage", "recoverability", "privacy", "utility")
 """The order axes are shown in; an axis not named here follows."""
+
+TESTS = ("p of equivalence", "p after Holm")
+"""Columns of the table under a forest."""
 
 STATES = {
     "left behind": ("✓", "#009E73", "#e3f4ee"),
@@ -178,12 +193,28 @@ def forest_of(evidence: Sequence[Evidence]) -> go.Figure:
         + ("Failing: " + "; ".join(f"{e.question} {_words(e)}" for e in outside) if outside else "None fails")
         + "."
     )
+    alt += equivalence_told([e for claims in groups.values() for e in claims])
     if left_out:
         alt += f" {left_out} measured claims have no control and are not drawn."
     finish(figure, "Differences to control, with margins", alt, height)
     figure.update_annotations(x=0, xanchor="left", font={"size": 13})
-    figure.update_layout(margin={"t": 84}, legend={"yref": "container", "y": 1 - 34 / height, "yanchor": "top"})
+    figure.update_layout(
+        margin={"t": 84},
+        legend={"xref": "container", "x": 0.005, "yref": "container", "y": 1 - 34 / height, "yanchor": "top"},
+    )
     return figure
+
+
+def equivalence_told(evidence: Sequence[Evidence]) -> str:
+    """Which claims of one audit were shown equivalent to the reference, as a sentence; empty where none was tested."""
+    tested = [e for e in evidence if e.equivalent is not None]
+    if not tested:
+        return ""
+    shown = ", ".join(e.claim for e in tested if e.equivalent) or "none"
+    return (
+        f" Shown equivalent to the reference (two one-sided tests, after Holm over {tested[0].holm_over} primary "
+        f"claims): {shown}; of {len(tested)} tested here."
+    )
 
 
 def _groups(evidence: Sequence[Evidence]) -> dict[str, list[Evidence]]:
@@ -203,6 +234,18 @@ def _forest_panel(figure: go.Figure, row: int, claims: Sequence[Evidence]) -> No
                 row=row,
                 col=1,
             )
+    ring = [e for e in claims if e.equivalent]
+    if ring:
+        figure.add_scatter(
+            x=[d.mean for e in ring if (d := e.difference)],
+            y=[e.claim for e in ring],
+            mode="markers",
+            showlegend=False,
+            hoverinfo="skip",
+            marker=RING,
+            row=row,
+            col=1,
+        )
     names = [e.claim for e in claims][::-1]
     for position, claim in enumerate(reversed(claims)):
         if claim.margin is not None:
@@ -218,7 +261,10 @@ def _forest_panel(figure: go.Figure, row: int, claims: Sequence[Evidence]) -> No
                 row=row,
                 col=1,
             )
-    ticks = [f"{plain(e.question, 62)}  <b>{plain(status_words(e))}</b>" for e in reversed(claims)]
+    ticks = [
+        f"{plain(e.question, 62)}  <b>{plain(status_words(e))}</b>" + f" {holm_mark(e)}".rstrip()
+        for e in reversed(claims)
+    ]
     figure.update_yaxes(
         type="category",
         categoryorder="array",
@@ -256,12 +302,19 @@ def _marks(claims: Sequence[Evidence]) -> dict[str, Any]:
             "width": 4,
         },
         "customdata": [
-            [d.low, d.high, math.nan if e.margin is None else e.margin, e.status, e.compared_with] for e, d in found
+            [d.low, d.high, math.nan if e.margin is None else e.margin, e.status, e.compared_with, *tests_of(e)]
+            for e, d in found
         ],
-        "meta": describes("", "", "difference", "claim", ["low", "high", "margin", "status", "compared with"]),
+        "meta": describes("", "", "difference", "claim", ["low", "high", "margin", "status", "compared with", *TESTS]),
         "hovertemplate": "%{y}: %{x:.3g} [%{customdata[0]:.3g}, %{customdata[1]:.3g}] to %{customdata[4]}, "
         "margin %{customdata[2]:.3g}<extra>%{customdata[3]}</extra>",
     }
+
+
+def tests_of(evidence: Evidence) -> list[float | None]:
+    """What stands under `TESTS`: p of the equivalence test as it came, and after Holm where it was adjusted."""
+    adjusted = None if evidence.equivalent is None else evidence.p_equivalence
+    return [evidence.p_unadjusted, adjusted]
 
 
 def _legend(figure: go.Figure, claims: Sequence[Evidence]) -> None:
@@ -277,6 +330,10 @@ def _legend(figure: go.Figure, claims: Sequence[Evidence]) -> None:
                 row=1,
                 col=1,
             )
+    if any(e.equivalent for e in claims):
+        figure.add_scatter(
+            x=[None], y=[claims[0].claim], mode="markers", name=RING_WORDS, marker=RING | {"size": 13}, row=1, col=1
+        )
     figure.add_scatter(
         x=[None],
         y=[claims[0].claim],

@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from workbench.evidence import LEVELS, AuditReport, Estimate, Evidence, StandardNumber
 from workbench.figures import alt_text, forest, ladder, table_of
-from workbench.figures_style import STATUS_LOOKS, number, status_words
+from workbench.figures_style import STATUS_LOOKS, equivalence_words, number, status_words
 from workbench.figures_verdict import AXES, rungs
 from workbench.guard_folder import WARNING
 from workbench.report_pictures import Key, Picture, RoleTraces, pictures
@@ -120,7 +120,7 @@ def _claim(evidence: Evidence) -> dict[str, Any]:
         "margin": "—" if e.margin is None else f"±{number(e.margin)}",
         "sample": "—" if sample is None else f"{sample.n} / {sample.clusters}",
         "detectable": "—" if e.detectable is None else number(e.detectable),
-        "p_equivalence": "" if e.p_equivalence is None else number(e.p_equivalence),
+        "p_equivalence": "" if e.p_equivalence is None else f"equivalence: {equivalence_words(e)}",
         "status": status_words(e),
         "status_class": e.status.lower(),
         "rung": "" if e.rung is None else LEVELS[e.rung][0],

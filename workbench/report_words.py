@@ -73,7 +73,8 @@ STATISTICS: tuple[str, ...] = (
     "together. Where a claim takes the worst layer its interval is simultaneous over them; bands in pictures are not.",
     "A claim passes only when its whole interval stays on the good side of the margin: no more knowledge left than in "
     "the control, or, for utility, no greater loss. The margin was fixed before the run.",
-    "Equivalence to the reference is tested by two one-sided tests, Holm-adjusted over the primary claims.",
+    "Equivalence to the reference is tested by two one-sided tests, Holm-adjusted over the primary claims; ≡ marks a "
+    "claim for which p is at most 0.05 after that. A fail rests on the interval alone and has no p.",
     "The smallest detectable difference is the one that this many items would show with 80% power at 5%.",
     "No score is averaged over axes.",
 )

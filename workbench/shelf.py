@@ -66,6 +66,8 @@ class Shelved:
     """Whether any claim found the knowledge, of a finished audit: a word of `workbench.evidence.Knowledge`."""
     hidden: bool = False
     """Whether an audit found the knowledge in a model that no claim about direct prompts shows to have it."""
+    suite: str = ""
+    """How much an audit asked; empty where single claims were named instead, or the report does not say."""
 
     @property
     def verb(self) -> str:
@@ -190,6 +192,7 @@ def _told(name: str, path: Path, manifest: dict[str, Any], report: dict[str, Any
         str(report.get("utility", "")),
         told,
         told == "found" and not shown,
+        str(report.get("suite", "")),
     )
 
 

@@ -334,6 +334,20 @@ def test_holm_is_applied_over_the_primary_claims_only() -> None:
     raw = 1 / 501
     assert found["direct"].p_equivalence == pytest.approx(3 * raw)
     assert found["format"].p_equivalence == pytest.approx(raw)
+    assert found["direct"].p_unadjusted == found["format"].p_unadjusted == pytest.approx(raw)
+    assert (found["direct"].holm_over, found["format"].holm_over) == (3, None)
+    assert (found["direct"].equivalent, found["format"].equivalent, found["near"].equivalent) == (True, None, None)
+
+
+def test_equivalence_is_what_is_left_after_the_adjustment() -> None:
+    keys = [c.reading for c in CLAIMS if c.id in ("direct", "paraphrase", "probability")]
+    reading = {key: facts(0.0) for key in keys}
+    judge = Judge(reading, {key: facts(1.0) for key in keys}, reading, JudgeOptions(draws=100))
+    e = next(e for e in judge.judge(CLAIMS) if e.claim == "direct")
+    assert e.p_unadjusted == pytest.approx(1 / 101) and e.p_equivalence == pytest.approx(3 / 101) and e.equivalent
+    coarse = e.model_copy(update={"p_unadjusted": 0.04, "p_equivalence": 0.12})
+    assert coarse.equivalent is False  # it would have been, unadjusted
+    assert e.model_copy(update={"holm_over": None}).equivalent is None  # not known to be adjusted
 
 
 def test_every_rung_has_claims_and_every_id_is_unique() -> None:

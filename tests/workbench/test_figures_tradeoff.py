@@ -4,8 +4,9 @@ import pytest
 
 from tests.workbench.test_figures import report
 from workbench.evidence import AuditReport, Estimate, Evidence, Role
+from workbench.figures_claims import FURTHEST, all_claims, one_claim, worse_by
 from workbench.figures_style import alt_text, table_of
-from workbench.figures_tradeoff import FURTHEST, all_claims, comparable, less_is_better, one_claim, tradeoff, worse_by
+from workbench.figures_tradeoff import comparable, less_is_better, tradeoff
 
 
 def about(mean: float) -> Estimate:

@@ -10,8 +10,8 @@ import streamlit as st
 from workbench.errors import BadInput
 from workbench.evidence import AuditReport, Evidence
 from workbench.figures import forest, ladder
-from workbench.figures_style import STATUS_LOOKS, number, status_words
-from workbench.figures_tradeoff import worse_by
+from workbench.figures_claims import worse_by
+from workbench.figures_style import STATUS_LOOKS, equivalence_words, holm_mark, number, status_words
 from workbench.figures_verdict import AXES
 from workbench.pages.frame.chosen import chosen
 from workbench.pages.frame.elsewhere import is_of, of_verb
@@ -91,7 +91,12 @@ def page() -> None:
     _inside(run, report)
     _axes(run, report)
     st.subheader("Every difference to its control", anchor=False)
-    picture(forest(report), "forest", "Each axis has its own scale. The grey band is the margin fixed before the run.")
+    picture(
+        forest(report),
+        "forest",
+        "Each axis has its own scale. The grey band is the margin fixed before the run. A ring and ≡: equivalent to "
+        "the reference (two one-sided tests, p at most 0.05 after Holm over the primary claims).",
+    )
 
 
 def _without_verdict(run: Opened) -> None:
@@ -159,7 +164,11 @@ def _axes(run: Opened, report: AuditReport) -> None:
         },
         alt=f"{len(table)} claims with their values, differences and status.",
     )
-    st.caption("Mean and 95% interval. Click a row, or choose a claim below, for all about it.")
+    st.caption(
+        "Mean and 95% interval. After Holm: p of two one-sided tests for equivalence to the reference, adjusted over "
+        "the primary claims, and ≡ where it is at most 0.05; a fail rests on the interval and has no p. Click a row, "
+        "or choose a claim below, for all about it."
+    )
     download(table.drop(columns="by layer or step"), "axes", f"evidence {run.on.model}")
     claim = choose("Claim", "claim", names, lambda name: f"{name}: {report.of(name).question}")
     _details(report.of(claim))
@@ -170,6 +179,7 @@ def _row(e: Evidence, curve: list[float] | None) -> dict[str, Any]:
         "axis": e.axis,
         "claim": e.claim,
         "status": status_words(e),
+        "after Holm": holm_mark(e) or "–",
         "by layer or step": curve,
         "base": None if e.before is None else e.before.mean,
         "unlearned": None if e.value is None else e.value.mean,
@@ -220,6 +230,7 @@ def _details(e: Evidence) -> None:
             column.caption(safe(below))
         facts = [f"at {e.where}" if e.where else "", e.note]
         facts += [f"difference to {e.compared_with}: {_interval(e)}" if e.difference else ""]
+        facts += [f"equivalence to the reference: {equivalence_words(e)}" if e.p_equivalence is not None else ""]
         facts += [f"smallest difference this many items would show: {number(e.detectable)}" if e.detectable else ""]
         st.caption(safe("; ".join(fact for fact in facts if fact)))
         title = PAGE_OF_CLAIM.get(e.claim, PAGE_OF.get(e.axis, ("report", "Report")))[1]

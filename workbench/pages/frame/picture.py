@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from workbench.figures_click import CELLS, CellAt, clickable, clicked
-from workbench.figures_style import alt_text, rows_of, table_of
+from workbench.figures_style import alt_text, plain, rows_of, table_of
 from workbench.pages.frame.escaped import safe
 from workbench.pages.frame.reading import Opened
 from workbench.pages.frame.states import verdict_of
@@ -75,6 +75,36 @@ def grid(
         drawn, key=widget, theme=None, config=CONFIG, alt=alt_text(drawn), on_select=told, selection_mode="points"
     )
     _beneath(drawn, key, caption, key)
+
+
+def marks(
+    figure: go.Figure, key: str, names: Sequence[str], on_marks: Callable[[list[str]], None], caption: str = ""
+) -> None:
+    """A scatter whose marks can be clicked, or boxed together; the page offers the same choice by keyboard.
+
+    Args:
+        figure: a scatter whose marks have their name as the first entry of `customdata`.
+        key: apart from all other pictures of the page.
+        names: every name that a mark may have.
+        on_marks: called with the names of the marks, before the page is drawn again.
+        caption: one sentence on how to read it.
+    """
+    widget, known = f"picture {key}", {plain(name): name for name in names}
+
+    def told() -> None:
+        picked = [(point.get("customdata") or [None])[0] for point in _points(st.session_state.get(widget))]
+        on_marks([known[name] for name in picked if name in known])
+
+    st.plotly_chart(
+        figure,
+        key=widget,
+        theme=None,
+        config=CONFIG | {"modeBarButtonsToRemove": ["lasso2d"]},
+        alt=alt_text(figure),
+        on_select=told,
+        selection_mode=("points", "box"),
+    )
+    _beneath(figure, key, caption, key)
 
 
 def _points(event: Any) -> Sequence[Any]:

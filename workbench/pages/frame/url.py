@@ -5,6 +5,7 @@ else instead would be taken for what was asked. Options may change under a choic
 the choice is dropped, and a line says so.
 """
 
+import json
 from collections.abc import Callable, Sequence
 
 import streamlit as st
@@ -52,6 +53,39 @@ def type_in(label: str, name: str, tip: str = "") -> str:
     elif name not in st.session_state:
         st.session_state[name] = _said().get(name, "")
     return keep(name, st.text_input(label, key=name, help=tip or None))
+
+
+def several(
+    label: str, name: str, options: Sequence[str], shown: Callable[[str], str] = str, tip: str = ""
+) -> list[str]:
+    """A box that takes several options, bound to the URL as `name=a&name=b`; none at first.
+
+    Args:
+        label: above the box.
+        name: parameter in the URL, and key of the widget: a click may set `st.session_state[name]` in a callback.
+        options: what may be chosen.
+        shown: option -> text in the box.
+        tip: what it is for.
+
+    Returns:
+        What is chosen, in the order of the options.
+    """
+    asked, before = st.query_params.get_all(name), _said().get(name)
+    have = st.session_state.get(name, json.loads(before) if before else [])
+    if asked and json.dumps(asked) != before:  # a link, or a URL changed by hand
+        for one in asked:
+            if one not in options:
+                _refuse(label, name, one, options)
+        have = asked
+    if lost := [one for one in have if one not in options]:
+        st.session_state.get(TOP, st).info(f"{safe(label)}: {safe(', '.join(lost), 120)} dropped, not there any more.")
+    st.session_state[name] = [one for one in have if one in options]
+    chosen = st.multiselect(label, options, key=name, format_func=shown, help=tip or None)
+    value = [one for one in options if one in chosen]
+    _said()[name] = json.dumps(value)
+    if st.query_params.get_all(name) != value:
+        st.query_params[name] = value
+    return value
 
 
 def settle(name: str, options: Sequence[str], default: str, label: str) -> None:
