@@ -67,8 +67,8 @@ KEPT = ("folder", "concept", "run", "cmp")
 
 TRACED, STATE = "causal_trace.forget", "resid_post"
 
-SPARK = "by layer, step or strength"
-"""Column of the small curves."""
+SPARK = "curve"
+"""Column of the small curves, by layer, step, bits or strength."""
 
 NUMBERS = ("base", "unlearned", "reference", "never taught", "margin")
 """Columns of the table that hold one number."""

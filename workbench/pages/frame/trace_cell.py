@@ -111,8 +111,10 @@ def fact_copies(traces: Mapping[str, Trace], place: tuple[str, str, str], fact: 
 
 def _without_copies(trace: Trace, named: Mapping[str, list[str]]) -> str:
     """Why there is no number a copy, and what stood in."""
-    who = "; ".join(f"{role}: {names[0]}" for role, names in named.items() if names)
-    if _options(trace).get("samples") == 1:
+    by_role = {role: names[0] for role, names in named.items() if names}
+    alike = len(set(by_role.values())) == 1
+    who = next(iter(by_role.values())) if alike else "; ".join(f"{role}: {name}" for role, name in by_role.items())
+    if by_role or _options(trace).get("samples") == 1:
         told = "There is one copy, so its numbers are those of the fact: no seeds to compare."
         return told + (f" In the subject's place stood {who}." if who else " Which subject stood in is not noted.")
     return (
