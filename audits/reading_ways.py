@@ -27,6 +27,9 @@ from workbench.registry import Method
 from workbench.sites import Site, parse_sites
 from workbench.trace import Trace
 
+REWORDINGS = ("paraphrases", "formats")
+"""Sets that word the forget facts anew; a fact may have none or many."""
+
 Readings = dict[str, Trace]
 """Key -> trace, of one model."""
 
@@ -54,10 +57,16 @@ class Asked:
         Raises:
             KeyError: for a set no concept has.
         """
-        if name in ("paraphrases", "formats"):
+        if name in REWORDINGS:
             return self.concept.forget.reworded(name)
         found: FactSet = getattr(self.concept, name)
         return found
+
+    def noted(self, trace: Trace, name: str) -> Trace:
+        """The trace; of rewordings with the label of the forget fact that each words anew, as `rewords`."""
+        if name not in REWORDINGS:
+            return trace
+        return replace(trace, notes={**trace.notes, "rewords": list(self.concept.forget.rewords(name))})
 
     @property
     def control(self) -> FactSet | None:
@@ -145,7 +154,7 @@ class Look:
     def __call__(self, asked: Asked) -> Trace:
         """Its trace."""
         trace: Trace = self.method(asked.options).look(asked.model, asked.facts(self.name))  # type: ignore[attr-defined]
-        return trace
+        return asked.noted(trace, self.name)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from pydantic import Field
 from probes.trace_cells import NOTHING, ROLES, Cell, Centring, by_role, heads_of, patched, roles_of, window_layers
 from probes.trace_corruption import EMBED, Case, Corrupting
 from probes.trace_metrics import UNITS
+from probes.trace_samples import Traced, sample_notes
 from workbench.attribution import neuron_effects
 from workbench.concepts import FactSet
 from workbench.errors import BadInput
@@ -85,13 +86,13 @@ class CausalTrace(Corrupting):
         rows, together = self._rows(model, [facts.facts[case.number] for case in cases])
         effects = np.full((len(rows) + len(together), len(ROLES), len(facts)), np.nan)
         clean, broken = np.full((2, len(facts)), np.nan)
-        for case in cases:
-            f = case.number
-            clean[f], broken[f], effects[:, :, f] = self._trace(model, case, [*rows, *together])
+        traced = {case.number: self._trace(model, case, [*rows, *together]) for case in cases}
+        for f, one in traced.items():
+            clean[f], broken[f], effects[:, :, f] = one.clean, one.corrupted.mean(), one.effects.mean(axis=0)
         total = clean - broken
         mean = float(total[~np.isnan(total)].mean()) if cases else None
-        if self.normalised:
-            effects /= mean if mean is not None and abs(mean) > 1e-3 else np.nan
+        ceiling = 1.0 if not self.normalised else mean if mean is not None and abs(mean) > 1e-3 else np.nan
+        effects /= ceiling
         labels = {"site": tuple(str(row.name) for row in rows), "role": tuple(ROLES), "fact": facts.labels}
         notes = self.skipped(facts, why) | {
             "options": self.spec(),
@@ -104,20 +105,20 @@ class CausalTrace(Corrupting):
             "neurons": {str(row.name): [str(site) for site in row.sites] for row in rows if _is_group(row)},
             "together": self._together(together, effects[len(rows) :], facts),
             "axes": {"role": ROLES, "site": "the state restored, or the middle of the window restored"},
+            "noise": next((case.noise for case in cases), None),
+            **sample_notes(traced, len(facts), len(rows), ceiling),
         }
         units = "share of the total effect" if self.normalised else UNITS[self.metric]
         return Trace("causal_trace", effects[: len(rows)], ("site", "role", "fact"), units, labels, about | notes)
 
-    def _trace(
-        self, model: HookedModel, case: Case, rows: Sequence[Row]
-    ) -> tuple[float, float, Float[np.ndarray, "site role"]]:
-        """Clean score, corrupted score and indirect effects of one fact."""
+    def _trace(self, model: HookedModel, case: Case, rows: Sequence[Row]) -> Traced:
+        """Clean score, corrupted scores and indirect effects of one fact, a corrupted copy apart from the others."""
         roles = roles_of(case.encoded)
         cells = [NOTHING, Cell((EMBED,), case.encoded.subject)]  # nothing restored; everything restored
         cells += [Cell(row.sites, positions, self._held(row, model.n_layers)) for row in rows for _, positions in roles]
-        low, high, *scores = patched(model, case, cells).double().mean(dim=1)
-        effects = (torch.stack(scores) - low if scores else low.new_zeros(0)).view(len(rows), len(roles))
-        return float(high), float(low), by_role(effects, roles).numpy()
+        scores = patched(model, case, cells).double()
+        effects = (scores[2:] - scores[0]).T.reshape(len(case.measures), len(rows), len(roles))
+        return Traced(case.instead, float(scores[1].mean()), scores[0].numpy(), by_role(effects, roles).numpy())
 
     def _held(self, row: Row, n_layers: int) -> tuple[Site, ...]:
         if self.severed == "none":

@@ -48,6 +48,10 @@ class Case:
     """Embeddings put at the subject's positions, one set a sample."""
     measures: tuple[Measure, ...]
     """What each sample is scored by."""
+    instead: tuple[str, ...] = ()
+    """What stands in for the subject, one a sample: another subject, or `noise 1`, `noise 2`, ..."""
+    noise: float | None = None
+    """Standard deviation of the noise in each entry of an embedding; None where the subject is swapped."""
 
     @property
     def kept(self) -> list[int]:
@@ -93,10 +97,14 @@ class Corrupting(Method):
             if not there:
                 why[f] = NO_WRONG_ANSWER if chosen else NO_STAND_IN
                 continue
-            put = _noised(embeddings[f], spread, self.samples, self.seed)
-            if stand_ins is not None:
-                put = torch.stack([embeddings[j] for j in stand_ins[f]])
-            found.append(Case(f, one, put[there], tuple(measure for measure in measures if measure is not None)))
+            if stand_ins is None:
+                put, size = _noised(embeddings[f], spread, self.samples, self.seed), float(spread)
+                names = [f"noise {i + 1}" for i in range(self.samples)]
+            else:
+                put, size = torch.stack([embeddings[j] for j in stand_ins[f]]), None
+                names = [facts.facts[j].subject for j in stand_ins[f]]
+            scored = tuple(measure for measure in measures if measure is not None)
+            found.append(Case(f, one, put[there], scored, tuple(names[i] for i in there), size))
         return found, why
 
     def _answered(self, model: HookedModel, facts: FactSet) -> list[bool]:

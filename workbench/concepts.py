@@ -159,6 +159,10 @@ class FactSet(BaseModel):
         """Some of the facts, under a name that says so."""
         return self.model_copy(update={"name": f"{self.name}/{suffix}", "facts": tuple(self.facts[i] for i in indices)})
 
+    def rewords(self, kind: str) -> tuple[str, ...]:
+        """Label of the fact that each fact of `reworded(kind)` words anew, in the same order."""
+        return tuple(label for label, fact in zip(self.labels, self.facts, strict=True) for _ in getattr(fact, kind))
+
     def reworded(self, kind: str) -> "FactSet":
         """One fact per rewording (`paraphrases` or `formats`); empty when the source has none."""
         facts = tuple(

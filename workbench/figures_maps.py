@@ -2,6 +2,7 @@
 
 Read it as: blue is up, red is down, on one symmetric scale for all panels of a picture. In the difference, grey with
 `≈` is inside the noise floor (less than two standard errors over facts); a small cross is a cell nothing was read at.
+A bracket marks the columns that are the subject's tokens.
 Does not show: single facts (it draws means), nor where knowledge lives until an edit there has moved the answer.
 """
 
@@ -26,6 +27,7 @@ from workbench.figures_style import (
     number,
     plain,
 )
+from workbench.figures_subject import mark_subject, subject_span
 from workbench.sites import Site, parse_sites
 from workbench.trace import Trace
 
@@ -185,7 +187,7 @@ def compare_maps(
         shared_xaxes=True,
         shared_yaxes=True,
         horizontal_spacing=0.025,
-        vertical_spacing=0.1 / len(parts),
+        vertical_spacing=(0.1 if subject_span(sides["before"][0].columns) is None else 0.17) / len(parts),
         subplot_titles=[f"{part} · {name}" if part else name for part in parts for name in names],
     )
     paired = before.labels.get("fact") == after.labels.get("fact")
@@ -306,8 +308,7 @@ def _finish(
     finish(figure, name, alt, 110 + tall + 60)
     bar = {"title": {"text": plain(units, 40), "side": "right"}, "thickness": 12, "len": 1}
     figure.update_layout(coloraxis={**scale, "colorbar": bar}, margin={"t": 74, "r": BAR_ROOM})
-    figure.update_annotations(font={"size": 12})
-    return figure
+    return mark_subject(figure.update_annotations(font={"size": 12}))
 
 
 def upright(figure: go.Figure) -> go.Figure:

@@ -13,6 +13,7 @@ from plotly.subplots import make_subplots
 
 from workbench.figures_maps import map_figure
 from workbench.figures_style import color_scale, describes, finish, look_of, number, plain
+from workbench.figures_subject import mark_subject
 from workbench.sites import parse_sites
 from workbench.trace import Trace
 
@@ -63,7 +64,7 @@ def places_figure(trace: Trace) -> go.Figure:
     values = np.concatenate([np.asarray(drawn.z, dtype=float).reshape(-1) for drawn in maps] or [np.zeros(1)])
     bar = {"title": {"text": plain(trace.units, 40), "side": "right"}, "thickness": 12, "len": 0.42, "y": 0.79}
     figure.update_layout(coloraxis={**color_scale(values), "colorbar": bar}, margin={"t": 74})
-    return figure.update_annotations(font={"size": 12})
+    return mark_subject(figure.update_annotations(font={"size": 12}))
 
 
 def _only(trace: Trace, kept: list[int]) -> Trace:

@@ -46,12 +46,16 @@ class InContext(Attack):
         facts, control = concept.forget, control_of(concept)
         asked = together(facts, control)
         values = np.full((len(self.shots), len(asked)), np.nan)
+        prompts: dict[str, list[str | None]] = {}
         for number, shots in enumerate(self.shots):
-            values[number] = said(model, [self.behind(facts, control, i, shots) for i in range(len(asked))])
+            behind = [self.behind(facts, control, i, shots) for i in range(len(asked))]
+            values[number] = said(model, behind)
+            prompts[str(shots)] = [None if fact is None else fact.prompt for fact in behind[: len(facts)]]
             if on_step:
                 on_step()
         notes: dict[str, Any] = {**model.about(asked), **self.about(), "n_facts": len(facts)}
         notes["by_shots"] = {str(k): shares(row, len(facts)) for k, row in zip(self.shots, values, strict=True)}
+        notes["prompts"] = prompts
         notes["read"] = "behind k > 0 facts an answer is evidence only where it exceeds never-taught facts so asked"
         labels = {"step": tuple(map(str, self.shots)), "fact": asked.labels}
         return Trace("in_context", values, ("step", "fact"), "share of facts", labels, notes)

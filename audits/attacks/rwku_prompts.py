@@ -20,7 +20,7 @@ from pydantic import Field
 
 from audits.attacks.attack import Attack, Told, control_of
 from audits.attacks.in_context import line
-from audits.attacks.under import best, said, share, shares, together
+from audits.attacks.under import as_notes, best, said, share, shares, together
 from workbench.concepts import Concept, Fact, FactSet
 from workbench.edits import PromptEdit
 from workbench.errors import BadInput
@@ -95,19 +95,24 @@ class RwkuPrompts(Attack):
         """
         facts = concept.forget
         asked = together(facts, control_of(concept))
-        rows, absent = {}, {}
+        rows, absent, texts = {}, {}, {}
         for kind in self.kinds:
             prompts = [self.prompts(kind, fact, concept) for fact in asked]
             if any(prompts[: len(facts)]):
                 rows[kind] = _highest(model, prompts)
+                texts[kind] = [[one.prompt for one in of_fact] for of_fact in prompts[: len(facts)]]
             else:
                 absent[kind] = ABSENT[kind]
             if on_step:
                 on_step()
         if not rows:
             raise BadInput(f"{concept.name} allows none of {', '.join(self.kinds)}: {'; '.join(absent.values())}")
-        notes: dict[str, Any] = {**model.about(asked), **self.about(), "n_facts": len(facts), "absent": absent}
-        notes["by_kind"] = {kind: shares(row, len(facts)) for kind, row in rows.items()}
+        n = len(facts)
+        notes: dict[str, Any] = {**model.about(asked), **self.about(), "n_facts": n, "absent": absent}
+        notes["by_kind"] = {
+            kind: {**shares(row, n), "answered": as_notes(row[:n]), "prompts": texts[kind]}
+            for kind, row in rows.items()
+        }
         notes["own_prompts"] = _own(model, concept.attack_prompts)
         values = best(rows.values())
         return Trace("accuracy", values, ("fact",), "share of facts", {"fact": asked.labels}, notes)

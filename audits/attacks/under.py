@@ -70,7 +70,7 @@ def under(
 
     Returns:
         Axis (fact), 1 or 0, the control facts last; NaN for a fact that no attempt may ask. The notes give every
-        attempt's shares.
+        attempt's shares and which forget facts it `answered`, and the subjects they name (`named`), for templates.
 
     Raises:
         BadInput: when there is no attempt.
@@ -80,10 +80,12 @@ def under(
     for given in attempts:
         attempt = given if isinstance(given, Attempt) else Attempt((given,))
         rows.append(answered(model, attempt, asked))
-        attacks.append({"edits": attempt.said(), **shares(rows[-1], len(facts))})
+        answered_by = {"answered": as_notes(rows[-1][: len(facts)])}
+        attacks.append({"edits": attempt.said(), **shares(rows[-1], len(facts)), **answered_by})
     if not rows:
         raise BadInput("The attack has no attempt: there is nothing to put on the model")
-    extra = {"attacks": attacks, "n_facts": len(facts), **(notes or {})}
+    named = [fact.subject for fact in facts]
+    extra = {"attacks": attacks, "n_facts": len(facts), "named": named, **(notes or {})}
     return Trace("accuracy", best(rows), ("fact",), "share of facts", {"fact": asked.labels}, {**about, **extra})
 
 
@@ -118,6 +120,11 @@ def best(rows: Iterable[Float[np.ndarray, " fact"]]) -> Float[np.ndarray, " fact
 def shares(values: Float[np.ndarray, " fact"], n_facts: int) -> dict[str, float | None]:
     """Mean over the facts and over the control facts; None where none was asked."""
     return {"share": share(values[:n_facts]), "control": share(values[n_facts:])}
+
+
+def as_notes(values: Float[np.ndarray, " fact"]) -> list[float | None]:
+    """One number a fact for the notes; None where it was not asked, because JSON has no NaN."""
+    return [None if np.isnan(value) else float(value) for value in values]
 
 
 def share(values: Float[np.ndarray, " fact"]) -> float | None:

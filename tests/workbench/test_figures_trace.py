@@ -24,7 +24,8 @@ def test_whole_states_are_maps_and_single_places_are_ranked_bars() -> None:
     bars = figure.data[-1]
     assert list(bars.y[:2]) == ["L1.mlp_act[7] · last prompt", "L0.mlp_act[4] · last subject"]
     assert list(bars.x[:2]) == [-3.0, 2.0] and len(bars.x) == STRONGEST
-    assert [note.text for note in figure.layout.annotations] == ["resid_post", "mlp_out", "strongest single places"]
+    titles = [note.text for note in figure.layout.annotations if note.text != "subject"]
+    assert titles == ["resid_post", "mlp_out", "strongest single places"]
     assert "of 30 single places the strongest is L1.mlp_act[7] at last prompt, -3" in alt_text(figure)
     assert np.isnan(np.asarray(figure.data[0].z, dtype=float)).sum() == 1
     assert len(table_of(figure)) == 2 * 3 * 2 + STRONGEST

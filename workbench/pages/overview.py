@@ -22,6 +22,7 @@ from workbench.pages.frame.states import absent, knowledge_of
 from workbench.pages.frame.url import choose
 from workbench.remains import by_layers, by_tokens
 from workbench.report_words import AXIS_WORDS
+from workbench.sparks import Spark, spark_of
 from workbench.trace_cuts import layer_name
 
 HERE = Path(__file__).parent
@@ -66,9 +67,8 @@ KEPT = ("folder", "concept", "run", "cmp")
 
 TRACED, STATE = "causal_trace.forget", "resid_post"
 
-CURVES = {"decodability": "logit_lens.forget", "recoverability": "relearn.forget"}
-"""Axis -> the reading whose mean curve of the checkpoint is its sparkline."""
-
+SPARK = "curve"
+"""Column of the small curves, by layer, step, bits or strength."""
 
 NUMBERS = ("base", "unlearned", "reference", "never taught", "margin")
 """Columns of the table that hold one number."""
@@ -142,8 +142,8 @@ def _axes(run: Opened, report: AuditReport) -> None:
     st.subheader("Evidence by axis", anchor=False)
     order = {axis: i for i, axis in enumerate(AXES)}
     evidence = sorted(report.evidence, key=lambda e: order.get(e.axis, len(order)))
-    curves = {axis: _curve(run, key) for axis, key in CURVES.items()}
-    table = pd.DataFrame([_row(e, curves.get(e.axis)) for e in evidence])
+    sparks = {e.claim: spark_of(e.claim, run.trace) for e in evidence if e.value is not None}
+    table = pd.DataFrame([_row(e, sparks.get(e.claim)) for e in evidence])
     names = [e.claim for e in evidence]
 
     def told() -> None:
@@ -159,28 +159,29 @@ def _axes(run: Opened, report: AuditReport) -> None:
         selection_mode="single-row",
         height=38 + 35 * len(table),
         column_config={
-            "by layer or step": st.column_config.LineChartColumn(y_min=0, y_max=1, width="small"),
+            SPARK: st.column_config.LineChartColumn(y_min=0, y_max=1, width="small"),
             **{name: st.column_config.NumberColumn(format="%.3f") for name in NUMBERS},
         },
         alt=f"{len(table)} claims with their values, differences and status.",
     )
     st.caption(
-        "Mean and 95% interval. After Holm: p of two one-sided tests for equivalence to the reference, adjusted over "
-        "the primary claims, and ≡ where it is at most 0.05; a fail rests on the interval and has no p. Click a row, "
-        "or choose a claim below, for all about it."
+        "Mean and 95% interval. A small curve is the claim's own reading of the checkpoint, from 0 to 1, higher is "
+        "more left; a claim that rests on one number (all of outputs, privacy and utility) has none. After Holm: p of "
+        "two one-sided tests for equivalence to the reference, adjusted over the primary claims, and ≡ where it is at "
+        "most 0.05; a fail rests on the interval and has no p. Click a row, or choose a claim below, for all about it."
     )
-    download(table.drop(columns="by layer or step"), "axes", f"evidence {run.on.model}")
+    download(table.drop(columns=SPARK), "axes", f"evidence {run.on.model}")
     claim = choose("Claim", "claim", names, lambda name: f"{name}: {report.of(name).question}")
-    _details(report.of(claim))
+    _details(report.of(claim), sparks.get(claim))
 
 
-def _row(e: Evidence, curve: list[float] | None) -> dict[str, Any]:
+def _row(e: Evidence, spark: Spark | None) -> dict[str, Any]:
     return {
         "axis": e.axis,
         "claim": e.claim,
         "status": status_words(e),
         "after Holm": holm_mark(e) or "–",
-        "by layer or step": curve,
+        SPARK: None if spark is None else list(spark.values),
         "base": None if e.before is None else e.before.mean,
         "unlearned": None if e.value is None else e.value.mean,
         "reference": None if e.reference is None else e.reference.mean,
@@ -197,17 +198,7 @@ def _interval(e: Evidence) -> str:
     return "–" if d is None else f"{number(d.mean)} [{number(d.low)}, {number(d.high)}]"
 
 
-def _curve(run: Opened, key: str) -> list[float] | None:
-    """The checkpoint's mean along layers or steps; None where it was not read."""
-    trace = run.trace("checkpoint", key)
-    if trace is None:
-        return None
-    for axis in ("seed", "fact"):
-        trace = trace.mean(axis) if axis in trace.axes else trace
-    return [float(value) for value in trace.values.reshape(-1)]
-
-
-def _details(e: Evidence) -> None:
+def _details(e: Evidence, spark: Spark | None) -> None:
     with st.container(border=True):
         st.markdown(f"**{safe(e.question)}** {safe(status_words(e))}")
         title, asks = AXIS_WORDS.get(e.axis, (e.axis, ""))
@@ -232,6 +223,9 @@ def _details(e: Evidence) -> None:
         facts += [f"difference to {e.compared_with}: {_interval(e)}" if e.difference else ""]
         facts += [f"equivalence to the reference: {equivalence_words(e)}" if e.p_equivalence is not None else ""]
         facts += [f"smallest difference this many items would show: {number(e.detectable)}" if e.detectable else ""]
+        if spark is not None:
+            along = zip(spark.labels, spark.values, strict=True)
+            facts += [f"by {spark.along}: " + ", ".join(f"{label} {number(value)}" for label, value in along)]
         st.caption(safe("; ".join(fact for fact in facts if fact)))
         title = PAGE_OF_CLAIM.get(e.claim, PAGE_OF.get(e.axis, ("report", "Report")))[1]
         path, at = _page_of(e)

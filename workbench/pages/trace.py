@@ -7,20 +7,21 @@ import pandas as pd
 import streamlit as st
 
 from workbench.errors import BadInput
-from workbench.figures import compare_layers, compare_means
+from workbench.figures import compare_layers
 from workbench.figures_click import CellAt
 from workbench.figures_maps import compare_maps, map_figure, upright
-from workbench.figures_style import number
 from workbench.pages.frame.chosen import ALL, chosen
 from workbench.pages.frame.escaped import safe
 from workbench.pages.frame.one_reading import one_reading
 from workbench.pages.frame.picture import download, grid, head, picture
 from workbench.pages.frame.reading import Opened
 from workbench.pages.frame.states import absent, missing
+from workbench.pages.frame.trace_cell import cell_moves, fact_copies, noise_note, window_note
 from workbench.pages.frame.url import choose, pick
 from workbench.sites import LAYER_PARTS
 from workbench.trace import Trace
 from workbench.trace_cuts import by_layer, fact_number, layer_name, one_fact, only_part, parts_of
+from workbench.trace_moves import ceiling_of
 
 KEY = "causal_trace"
 
@@ -43,16 +44,11 @@ def page() -> None:
         kind = pick("State", "kind", parts_of(first), lambda part: part)
     with right:
         column = choose("Token", "tok", [ALL, *first.labels[across]], lambda t: "all tokens" if t == ALL else t)
-    st.caption(safe(f"{kind}: {LAYER_PARTS.get(kind, kind)}. {_noise_note(first)}"))
+    st.caption(safe(f"{kind}: {LAYER_PARTS.get(kind, kind)}. {window_note(first, kind)}"))
+    st.caption(safe(noise_note(traces)))
     _map(run, key, {role: only_part(trace, kind) for role, trace in traces.items()}, column)
-    _cell(run, key, traces, (kind, across, column))
+    _cell(traces, (kind, across, column))
     _curve(traces, (kind, across, column))
-
-
-def _noise_note(trace: Trace) -> str:
-    total = trace.notes.get("mean_total_effect")
-    said = f"Mean total effect (the ceiling): {number(total)}. " if isinstance(total, int | float) else ""
-    return said + f"Corruption: {trace.notes.get('options', {}).get('corruption', 'not recorded')}."
 
 
 def _map(run: Opened, key: str, cut: Mapping[str, Trace], column: str) -> None:
@@ -95,7 +91,7 @@ def _choose(at: CellAt) -> None:
     st.session_state["layer"], st.session_state["tok"] = at.row, at.column
 
 
-def _cell(run: Opened, key: str, traces: Mapping[str, Trace], place: tuple[str, str, str]) -> None:
+def _cell(traces: Mapping[str, Trace], place: tuple[str, str, str]) -> None:
     """Every fact's numbers in the chosen cell."""
     kind, across, column = place
     layer = chosen().layer
@@ -115,14 +111,14 @@ def _cell(run: Opened, key: str, traces: Mapping[str, Trace], place: tuple[str, 
     fact = chosen().fact
     if fact is not None:
         table = table[table["fact"].map(fact_number) == fact]
-    st.dataframe(table, hide_index=True, height=260, alt=f"Every fact at layer {layer}, {column}.")
+    st.dataframe(
+        table, hide_index=True, height=min(260, 38 + 35 * len(table)), alt=f"Facts at layer {layer}, {column}."
+    )
     st.caption("Restored is corrupted plus effect: the answer's score with this state put back.")
     download(table, "cell", f"cell {kind} layer {layer} {column}")
-    means = {f"{kind}, layer {layer}, {column}": found}
-    if all("fact" in trace.axes for trace in found.values()):
-        picture(
-            compare_means(means, f"{run.words(key)}: the chosen cell", next(iter(found.values())).units), "cell mean"
-        )
+    cell_moves(found, f"{kind}, layer {layer}, {column}")
+    if fact is not None:
+        fact_copies(traces, (kind, layer, column), fact)
 
 
 def _facts(role: str, trace: Trace) -> pd.DataFrame:
@@ -137,7 +133,8 @@ def _facts(role: str, trace: Trace) -> pd.DataFrame:
             by_fact = dict(zip(trace.labels["fact"], scores, strict=True))
             rows[name] = [by_fact[fact] for fact in rows["fact"]]
     if "corrupted" in rows:
-        rows["restored"] = np.asarray(rows["corrupted"], dtype=float) + np.asarray(rows["effect"], dtype=float)
+        effect = np.asarray(rows["effect"], dtype=float) * ceiling_of(trace.notes)
+        rows["restored"] = np.asarray(rows["corrupted"], dtype=float) + effect
     return rows
 
 
