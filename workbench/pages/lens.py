@@ -8,18 +8,19 @@ import streamlit as st
 from workbench.errors import BadInput
 from workbench.figures_click import CellAt
 from workbench.figures_lens import Statistic, WordGrid, grids_figure, word_grid
+from workbench.figures_ranks import TOP_K, entry_scatter, rank_curves, ranks_of
 from workbench.figures_tokens import visible_lines
 from workbench.pages.frame.by_fact import facts_by_layer
 from workbench.pages.frame.chosen import ALL, chosen
 from workbench.pages.frame.escaped import safe
 from workbench.pages.frame.one_reading import one_reading
-from workbench.pages.frame.picture import download, grid, head, picture
+from workbench.pages.frame.picture import download, grid, head, marks, picture
 from workbench.pages.frame.reading import Opened
 from workbench.pages.frame.states import absent, missing
 from workbench.pages.frame.url import choose, pick
 from workbench.report_pictures import picture_of
 from workbench.trace import Trace
-from workbench.trace_cuts import fact_number, named_layers, one_fact
+from workbench.trace_cuts import fact_number, has_fact, named_layers, one_fact
 
 KEY = "logit_lens"
 WORDS = "lens_words.forget"
@@ -61,6 +62,7 @@ def page() -> None:
             "The last layer is what the model says. A curve above the reference before it is knowledge kept quiet."
         )
         picture(drawn.figure, key, caption)
+    _ranks(run, key, traces)
     if "layer" in first.axes:
         facts_by_layer(key, traces, first.units, "low" if statistic in ("rank", "entropy") else "high")
     _words(run)
@@ -75,6 +77,66 @@ def _map(key: str, traces: Mapping[str, Trace]) -> None:
         absent(drawn.title, drawn.why)
     else:
         picture(drawn.figure, key, "Layer by position of the prompt; -1 is its last token, which predicts the answer.")
+
+
+def _ranks(run: Opened, key: str, traces: Mapping[str, Trace]) -> None:
+    """The rank of the answer by layer, and where it enters the first few, before against after."""
+    st.subheader("Rank of the answer", anchor=False)
+    try:
+        ranks = {role: found for role, trace in traces.items() if (found := ranks_of(trace)) is not None}
+    except BadInput as error:
+        absent("Rank of the answer by layer", str(error), run.again)
+        return
+    if not ranks:
+        absent(
+            "Rank of the answer by layer",
+            "this run's lens kept no ranks beside what it read: it was made before lenses did, or reads the layer of "
+            "entry alone",
+            run.again,
+        )
+        return
+    k = int(pick("Counts as entered", "topk", [str(k) for k in TOP_K], lambda k: f"among the first {k}"))
+    fact = chosen().fact
+    of_one = {role: one_fact(t, fact) for role, t in ranks.items() if fact and has_fact(t, fact)}
+    what = "The answer's worst token among all words, 1 is first. "
+    picture(
+        rank_curves(of_one or ranks, f"Rank of the answer by layer{f', fact {fact}' if of_one else ''}", k),
+        f"rank {key}",
+        what
+        + (
+            "One fact."
+            if of_one
+            else "Median of the facts; the band holds the middle half of them and is no interval of the median."
+        ),
+    )
+    _entries(run, ranks, k)
+
+
+def _entries(run: Opened, ranks: Mapping[str, Trace], k: int) -> None:
+    """Where each fact's answer enters, before against after."""
+    title = f"First layer with the answer among the first {k}, before against after"
+    compared = {role: trace for role, trace in ranks.items() if role != "never taught"}
+    if "base" not in compared or len(compared) < 2:
+        lost = "base" if "base" not in compared else "other"
+        absent(title, f"it sets the base against another model, and this run read no {lost} model here", run.on.command)
+        return
+    base = compared["base"]
+    alike = {"base": base} | {r: t for r, t in compared.items() if t.labels["layer"] == base.labels["layer"]}
+    if len(alike) < 2:
+        absent(title, "the other models have other layers than the base")
+        return
+    marks(
+        entry_scatter(alike, k, title, chosen().fact or ""),
+        "entry",
+        _choose_fact,
+        "A mark a fact. Above the line the answer enters later than in the base; on top it never does. Click a mark, "
+        "or choose Item at the left.",
+    )
+
+
+def _choose_fact(number: str) -> None:
+    """What a click on a mark does: the same as the box at the left."""
+    st.session_state["item"] = number
 
 
 def _words(run: Opened) -> None:
