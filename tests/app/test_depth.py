@@ -1,0 +1,67 @@
+"""Depth: the bar of knowledge-encoding layers is counted from the stored drops, and a card where it cannot be."""
+
+import numpy as np
+
+from tests.app.conftest import alts, change, figures, resign, said
+from workbench.shelf import load_trace
+from workbench.trace import Trace
+
+DEPTH = "depth_score.forget"
+
+
+def with_reference(run) -> Trace:
+    """A stand-in: what the planted audit lacks, a reference, whose states cost the base twice the checkpoint's."""
+    own = load_trace(run, "checkpoint", DEPTH)
+    made = Trace(own.name, 2 * own.values, own.axes, own.units, own.labels, own.notes)
+    (run / "traces" / "reference").mkdir(exist_ok=True)
+    made.save(run / "traces" / "reference" / DEPTH)
+    return made
+
+
+def test_without_a_reference_it_is_a_card_with_a_command(app, full):
+    at = app(full, "depth", run="one")
+    assert not at.exception and not at.error
+    assert "retrained without the concept" in said(at)
+    assert any(code.value.endswith("--reference REFERENCE") for code in at.code)
+    assert not any(alt.startswith("Knowledge-encoding") for alt in alts(at))
+
+
+def test_the_bars_are_counted_from_the_stored_drops(app, full):
+    from tests.app.test_pages import drawn
+
+    first = with_reference(full / "one")
+    resign(full / "one")
+    at = app(full, "depth", run="one", layer="1", cmp="more/two")
+    assert not at.exception and not at.error
+    figure = next(f for f in figures(at) if "Knowledge-encoding" in str(f["layout"]["title"]))
+    gone, left = (
+        next(s for s in figure["data"] if s["name"] == f"checkpoint: {n}") for n in ("erased", "still readable")
+    )
+    there = first.values / np.array(first.notes["answer_tokens"]) > first.notes["options"]["threshold"]
+    assert there.any() and not there.all()
+    np.testing.assert_allclose(np.add(drawn(gone["y"]), drawn(left["y"])), there.mean(axis=1))
+    np.testing.assert_allclose(drawn(gone["y"]), there.mean(axis=1) / 2)
+    assert list(gone["ids"]) == list(at.selectbox(key="layer").options)[2:] or "1" in gone["ids"]
+    assert gone["marker"]["line"]["width"][gone["ids"].index("1")] == 3
+    assert sum(s["name"].startswith("run B") for s in figure["data"]) == 2
+
+
+def test_a_run_b_of_another_base_is_left_out_and_says_so(app, full):
+    with_reference(full / "one")
+    resign(full / "one")
+    change(full / "more" / "two", f"traces/checkpoint/{DEPTH}.json", lambda w: w["notes"].update(identity="other"))
+    resign(full / "more" / "two")
+    at = app(full, "depth", run="one", cmp="more/two")
+    figure = next(f for f in figures(at) if "Knowledge-encoding" in str(f["layout"]["title"]))
+    assert not any(s["name"].startswith("run B") for s in figure["data"])
+    assert "by another base" in said(at)
+
+
+def test_a_stand_in_in_the_notes_serves_where_no_reference_was_read(app, full):
+    own = load_trace(full / "one", "checkpoint", DEPTH)
+    first = np.abs(own.values) + 1.0
+    change(full / "one", f"traces/checkpoint/{DEPTH}.json", lambda w: w["notes"].update(first_drop=first.tolist()))
+    resign(full / "one")
+    at = app(full, "depth", run="one")
+    assert "reading of another subject" in said(at)
+    assert any(alt.startswith("Knowledge-encoding layers") for alt in alts(at))
