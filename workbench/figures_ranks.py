@@ -37,6 +37,14 @@ NAMED = 12
 CELL, APART = 0.76, 0.15
 """Side of the square that facts with the same two layers share, and what lies between two marks where there is room."""
 
+SMALL, LARGE, ROOM = 3, 8, 26
+"""Pixels of a mark, and those that the marks of one square share along each side."""
+
+
+def among(k: int) -> str:
+    """Where an answer stands that counts as entered, in words."""
+    return "in first place" if k == 1 else f"among the first {k}"
+
 
 def ranks_of(trace: Trace) -> Trace | None:
     """The ranks (layer, fact) that a lens read, or kept in its notes beside what it read; None where there are none.
@@ -143,7 +151,7 @@ def entry_scatter(ranks: Mapping[str, Trace], k: int, title: str, chosen: str = 
     ticks = _ticks(places)
     figure.update_xaxes(title_text=f"first layer, {plain(before)}", **ticks)
     figure.update_yaxes(title_text="first layer, after", **ticks)
-    alt = f"{title}, the first layer with the answer among the first {k}, {before} against after, a mark a fact. "
+    alt = f"{title}, the first layer with the answer {among(k)}, {before} against after, a mark a fact. "
     finish(figure, title, f"{alt}{'; '.join(said)}.", 120 + rows * max(270, min(520, 130 + 24 * len(places))))
     return figure.update_layout(margin={"t": 84}).update_annotations(font={"size": 12})
 
@@ -201,7 +209,12 @@ def _marks(
         mode="markers",
         name=plain(roles[1]),
         showlegend=False,
-        marker={"color": style.color, "symbol": style.marker, "size": 7, "opacity": 0.75},
+        marker={
+            "color": style.color,
+            "symbol": style.marker,
+            "size": [max(SMALL, min(LARGE, ROOM / math.ceil(math.sqrt(n)))) for n in here],
+            "opacity": 0.8,
+        },
         customdata=[[*pairs[fact], plain(fact, 70), n] for fact, n in zip(facts, here, strict=True)],
         meta=describes(roles[1], "", *columns[:2], columns),
         hovertemplate=f"%{{customdata[2]}}<br>{plain(roles[0])}: %{{customdata[0]}}, {plain(roles[1])}: "

@@ -23,7 +23,7 @@ def test_without_a_reference_it_is_a_card_with_a_command(app, full):
     assert not at.exception and not at.error
     assert "retrained without the concept" in said(at)
     assert any(code.value.endswith("--reference REFERENCE") for code in at.code)
-    assert not any(alt.startswith("Knowledge-encoding") for alt in alts(at))
+    assert not any(alt.startswith("Facts that each layer carries") for alt in alts(at))
 
 
 def test_the_bars_are_counted_from_the_stored_drops(app, full):
@@ -33,7 +33,7 @@ def test_the_bars_are_counted_from_the_stored_drops(app, full):
     resign(full / "one")
     at = app(full, "depth", run="one", layer="1", cmp="more/two")
     assert not at.exception and not at.error
-    figure = next(f for f in figures(at) if "Knowledge-encoding" in str(f["layout"]["title"]))
+    figure = next(f for f in figures(at) if "Facts that each layer carries" in str(f["layout"]["title"]))
     gone, left = (
         next(s for s in figure["data"] if s["name"] == f"checkpoint: {n}") for n in ("erased", "still readable")
     )
@@ -52,7 +52,7 @@ def test_a_run_b_of_another_base_is_left_out_and_says_so(app, full):
     change(full / "more" / "two", f"traces/checkpoint/{DEPTH}.json", lambda w: w["notes"].update(identity="other"))
     resign(full / "more" / "two")
     at = app(full, "depth", run="one", cmp="more/two")
-    figure = next(f for f in figures(at) if "Knowledge-encoding" in str(f["layout"]["title"]))
+    figure = next(f for f in figures(at) if "Facts that each layer carries" in str(f["layout"]["title"]))
     assert not any(s["name"].startswith("run B") for s in figure["data"])
     assert "by another base" in said(at)
 
@@ -64,4 +64,4 @@ def test_a_stand_in_in_the_notes_serves_where_no_reference_was_read(app, full):
     resign(full / "one")
     at = app(full, "depth", run="one")
     assert "reading of another subject" in said(at)
-    assert any(alt.startswith("Knowledge-encoding layers") for alt in alts(at))
+    assert any(alt.startswith("Facts that each layer carries") for alt in alts(at))

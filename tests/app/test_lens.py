@@ -3,7 +3,7 @@
 import numpy as np
 
 from tests.app.conftest import alts, change, figures, resign, said
-from workbench.figures_ranks import NEVER
+from workbench.figures_ranks import NEVER, among
 from workbench.shelf import load_trace
 from workbench.trace_cuts import fact_number, layer_name
 
@@ -30,7 +30,7 @@ def test_the_rank_curve_is_the_median_of_the_stored_ranks(app, full):
 
 def test_where_a_fact_enters_is_drawn_and_k_is_chosen(app, full):
     for k in (1, 10):
-        figure = titled(app(full, "lens", run="one", topk=str(k)), f"among the first {k},")
+        figure = titled(app(full, "lens", run="one", topk=str(k)), f"{among(k)},")
         marks = next(s for s in figure["data"] if s.get("ids"))
         stored = {role: load_trace(full / "one", role, LENS) for role in ("base", "checkpoint")}
         for number, cell in zip(marks["ids"], marks["customdata"], strict=True):

@@ -8,7 +8,7 @@ import streamlit as st
 from workbench.errors import BadInput
 from workbench.figures_click import CellAt
 from workbench.figures_lens import Statistic, WordGrid, grids_figure, word_grid
-from workbench.figures_ranks import TOP_K, entry_scatter, rank_curves, ranks_of
+from workbench.figures_ranks import TOP_K, among, entry_scatter, rank_curves, ranks_of
 from workbench.figures_tokens import visible_lines
 from workbench.pages.frame.by_fact import facts_by_layer
 from workbench.pages.frame.chosen import ALL, chosen
@@ -95,7 +95,7 @@ def _ranks(run: Opened, key: str, traces: Mapping[str, Trace]) -> None:
             run.again,
         )
         return
-    k = int(pick("Counts as entered", "topk", [str(k) for k in TOP_K], lambda k: f"among the first {k}"))
+    k = int(pick("Counts as entered", "topk", [str(k) for k in TOP_K], lambda k: among(int(k))))
     fact = chosen().fact
     of_one = {role: one_fact(t, fact) for role, t in ranks.items() if fact and has_fact(t, fact)}
     what = "The answer's worst token among all words, 1 is first. "
@@ -114,7 +114,7 @@ def _ranks(run: Opened, key: str, traces: Mapping[str, Trace]) -> None:
 
 def _entries(run: Opened, ranks: Mapping[str, Trace], k: int) -> None:
     """Where each fact's answer enters, before against after."""
-    title = f"First layer with the answer among the first {k}, before against after"
+    title = f"First layer with the answer {among(k)}, before against after"
     compared = {role: trace for role, trace in ranks.items() if role != "never taught"}
     if "base" not in compared or len(compared) < 2:
         lost = "base" if "base" not in compared else "other"
