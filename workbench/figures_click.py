@@ -125,11 +125,12 @@ def _marks(figure: go.Figure, series: Any) -> None:
         selected={"marker": {"opacity": 0}},
         unselected={"marker": {"opacity": 0}},
         customdata=data[:, :2],
+        hovertext=None if series.hovertext is None else np.asarray(series.hovertext, dtype=object).reshape(-1),
         meta=[MARK, series.meta["panel"]],
         showlegend=False,
         hovertemplate=template,
     )
-    series.hoverinfo, series.hovertemplate = "skip", None
+    series.hoverinfo, series.hovertemplate, series.hovertext = "skip", None, None
 
 
 def _frame(figure: go.Figure, series: Any, chosen: CellAt) -> None:

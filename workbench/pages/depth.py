@@ -66,7 +66,11 @@ def _encoding(run: Opened, traces: dict[str, Trace]) -> None:
     threshold = traces[next(iter(found))].notes["options"]["threshold"]
     whose = "the reference's states" if reference is not None else "the states of the base reading of another subject"
     marks(
-        encoding_bars(found, "Facts that each layer carries, and what is erased of them", "" if chosen().layer == ALL else chosen().layer),
+        encoding_bars(
+            found,
+            "Facts that each layer carries, and what is erased of them",
+            "" if chosen().layer == ALL else chosen().layer,
+        ),
         "encoding",
         _choose_layer,
         f"A layer carries a fact when {whose} cost the base more than {number(threshold)} nats an answer token there. "

@@ -24,7 +24,27 @@ from workbench.trace_cuts import fact_number, has_fact, named_layers, one_fact
 
 KEY = "logit_lens"
 WORDS = "lens_words.forget"
-NUMBERS = {name: st.column_config.NumberColumn(format="%.3g") for name in ("probability", "rank", "its probability")}
+NUMBERS = {
+    name: st.column_config.NumberColumn(format="%.3g")
+    for name in ("probability", "rank", "its probability", "entropy", "KL from the base")
+}
+COLOURS: dict[Statistic, str] = {
+    "probability": "probability of the answer",
+    "rank": "rank of the answer",
+    "entropy": "entropy",
+    "kl": "KL to the base",
+}
+"""What the cells may be coloured by, in words."""
+
+OF_ANSWER = "The colour is of the answer's first token; at tokens of the answer, of the one behind."
+TOLD: dict[Statistic, str] = {
+    "probability": OF_ANSWER,
+    "rank": OF_ANSWER,
+    "entropy": "The colour is of all words: 0 where one word is certain.",
+    "kl": "The colour is how far all words are from the base's in that cell, so the base has no panel: KL divergence "
+    "over the base's ten likeliest words with all others as one, which is a lower bound.",
+}
+"""What the colour says."""
 STATISTICS = {
     "choice": "whether the answer is the likeliest of the fact's candidates",
     "probability": "probability of the answer",
@@ -168,20 +188,39 @@ def _words(run: Opened) -> None:
     with left:
         place = choose("Token", "word", [ALL, *places], lambda i: "none" if i == ALL else tokens[int(i)])
     with right:
-        statistic = pick("Colour", "colour", ("probability", "rank"), lambda s: f"{s} of the answer")
+        statistic = pick("Colour", "colour", tuple(COLOURS), lambda s: COLOURS[s])
     if chosen().fact is None:
         st.caption("No item is chosen: this is the first that was read. Choose Item at the left for another.")
     st.text(visible_lines(f"{first.notes['prompt'][at]} → {first.notes['answer'][at]}"))
+    token = None if place == ALL else tokens[int(place)]
+    _words_map(run, grids, next(s for s in COLOURS if s == statistic), (number, token))
+    _cell(grids, chosen().layer, token, number)
+
+
+def _words_map(
+    run: Opened, grids: Mapping[str, WordGrid], statistic: Statistic, chosen_: tuple[str, str | None]
+) -> None:
+    """The clickable grids, coloured by one statistic."""
+    number, token = chosen_
     layer = chosen().layer
-    frame = CellAt(layer, tokens[int(place)]) if ALL not in (layer, place) else None
-    shown: Statistic = "rank" if statistic == "rank" else "probability"
-    figure = grids_figure(grids, f"Lens over fact {number}", shown)
+    frame = CellAt(layer, token) if layer != ALL and token is not None else None
+    title = f"Lens over fact {number}"
+    lacking = [role for role, cells in grids.items() if cells.shown(statistic) is None]
+    if len(lacking) == len(grids):
+        alone = (
+            "it is told against the base's words, and this run holds no other model's, or " if statistic == "kl" else ""
+        )
+        why = f"{alone}this run was made before the lens read it"
+        absent(f"{title}, coloured by {COLOURS[statistic]}", why, run.again)
+        return
     told = (
-        "Each cell holds the word that stands first if that layer were the last. The colour is of the answer's first "
-        "token; at tokens of the answer, of the one behind. Click a cell, or choose Layer (at the left) and Token."
+        "Each cell holds the word that stands first if that layer were the last; pointing at it shows the first ten. "
+        f"{TOLD[statistic]} Click a cell, or choose Layer (at the left) and Token."
     )
-    grid(figure, "lens words", frame, _choose, told)
-    _cell(grids, layer, None if place == ALL else tokens[int(place)], number)
+    lost = [role for role in lacking if not (statistic == "kl" and role == "base")]
+    if lost:
+        told += f" Not read of {', '.join(lost)}."
+    grid(grids_figure(grids, title, statistic), "lens words", frame, _choose, safe(told))
 
 
 def _choose(at: CellAt) -> None:
@@ -202,11 +241,29 @@ def _cell(grids: Mapping[str, WordGrid], layer: str, token: str | None, number: 
         return
     st.dataframe(here, hide_index=True, column_config=NUMBERS, alt=f"First word of each model at layer {layer}.")
     download(here, "lens cell", f"lens fact {number} layer {layer} {token}")
+    _likeliest(grids, layer, token)
     st.caption("The same token at every layer:")
     st.dataframe(
         column.drop(columns="token"), hide_index=True, height=260, column_config=NUMBERS, alt=f"Every layer at {token}."
     )
     download(column, "lens column", f"lens fact {number} {token}")
+
+
+def _likeliest(grids: Mapping[str, WordGrid], layer: str, token: str) -> None:
+    """The words that stand first in the chosen cell, a row a place."""
+    found = {role: places for role, cells in grids.items() if (places := cells.places(layer, token))}
+    if not found:
+        st.caption("This run kept the first word of each cell alone; made again, it keeps ten.")
+        return
+    longest = max(len(places) for places in found.values())
+    table = pd.DataFrame({"place": range(1, longest + 1)})
+    for role, places in found.items():
+        table[f"{role}: word"] = pd.Series([word for word, _ in places], dtype=str)
+        table[f"{role}: probability"] = pd.Series([share for _, share in places], dtype=float)
+    numbers = {name: st.column_config.NumberColumn(format="%.3g") for name in table if name.endswith("probability")}
+    st.caption("The likeliest words there:")
+    st.dataframe(table, hide_index=True, column_config=numbers, alt=f"Likeliest words at layer {layer}, {token}.")
+    download(table, "lens places", f"lens likeliest words layer {layer} {token}")
 
 
 if __name__ == "__main__":
