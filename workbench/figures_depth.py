@@ -90,8 +90,7 @@ def encoding_bars(by_role: Mapping[str, Encoded], title: str, chosen: str = "") 
     if not by_role:
         raise BadInput("There is no model to draw: give at least one role")
     names = [plain(role, 60) for role in by_role]
-    titles = names if len(names) > 1 else None  # of one model the legend tells
-    figure = make_subplots(len(names), 1, subplot_titles=titles, shared_xaxes=True, vertical_spacing=0.24 / len(names))
+    figure = make_subplots(len(names), 1, subplot_titles=names, shared_xaxes=True, vertical_spacing=0.24 / len(names))
     for i, (role, found) in enumerate(by_role.items()):
         share = found.carried / max(1, found.facts)
         gone = np.where(found.carried > 0, share * np.nan_to_num(found.gone), 0.0)
@@ -103,7 +102,7 @@ def encoding_bars(by_role: Mapping[str, Encoded], title: str, chosen: str = "") 
     said = "; ".join(f"{role}: {_told(found)}" for role, found in by_role.items())
     alt = f"{title}: facts that each layer carries, and how much of them is erased there. {said}."
     finish(figure, title, alt, 90 + 230 * len(names))
-    figure.update_layout(barmode="stack", bargap=0.25, margin={"t": 88}, legend={"y": 1.0 if titles is None else 1.06})
+    figure.update_layout(barmode="stack", bargap=0.25, margin={"t": 78})
     return figure.update_annotations(font={"size": 12})
 
 
@@ -121,7 +120,9 @@ def _bars(
         x=list(found.layers),
         y=height,
         ids=list(found.layers),
-        name=f"{plain(role)}: {part}",
+        name=part,
+        legendgroup=part,
+        showlegend=row == 1,
         marker={**fill, "line": {**edge, "width": [3 if layer == chosen else 1 for layer in found.layers]}},
         customdata=np.stack([found.carried.astype(float), found.gone], axis=1),
         meta=describes(role, part, "layer", "share of facts", columns),

@@ -153,7 +153,7 @@ def entry_scatter(ranks: Mapping[str, Trace], k: int, title: str, chosen: str = 
     figure.update_yaxes(title_text="first layer, after", **ticks)
     alt = f"{title}, the first layer with the answer {among(k)}, {before} against after, a mark a fact. "
     finish(figure, title, f"{alt}{'; '.join(said)}.", 120 + rows * max(270, min(520, 130 + 24 * len(places))))
-    return figure.update_layout(margin={"t": 84}).update_annotations(font={"size": 12})
+    return figure.update_layout(margin={"t": 66}).update_annotations(font={"size": 12})
 
 
 def _middle(ranks: Trace) -> Band:

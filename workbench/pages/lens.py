@@ -117,7 +117,8 @@ def _ranks(run: Opened, key: str, traces: Mapping[str, Trace]) -> None:
         return
     k = int(pick("Counts as entered", "topk", [str(k) for k in TOP_K], lambda k: among(int(k))))
     fact = chosen().fact
-    of_one = {role: one_fact(t, fact) for role, t in ranks.items() if fact and has_fact(t, fact)}
+    same = {role: t for role, t in ranks.items() if role != "never taught"}  # whose facts are others
+    of_one = {role: one_fact(t, fact) for role, t in same.items() if fact and has_fact(t, fact)}
     what = "The answer's worst token among all words, 1 is first. "
     picture(
         rank_curves(of_one or ranks, f"Rank of the answer by layer{f', fact {fact}' if of_one else ''}", k),
