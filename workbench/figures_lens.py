@@ -18,7 +18,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.errors import BadInput
-from workbench.figures_style import describes, diverging_scale, finish, number, plain
+from workbench.figures_style import INK, RULE, describes, diverging_scale, finish, number, plain
 from workbench.figures_tokens import visible
 from workbench.trace import Trace
 from workbench.trace_cuts import layer_name
@@ -278,6 +278,9 @@ def _finished(
         scale, bar = {"colorscale": "Cividis_r", "cmin": 0, "cmax": most}, {**bar, **ticks}
     first = {**bar, "y": 0.77 if changes else 0.5, "title": {"text": WORDS[statistic], "side": "right"}}
     figure.update_layout(coloraxis={**scale, "colorbar": first}, margin={"t": 84, "r": 90})
+    figure.update_layout(
+        hoverlabel={"bgcolor": "#ffffff", "bordercolor": RULE, "font": {"color": INK}, "align": "left"}
+    )
     if changes:
         under = {"thickness": 12, "len": 0.5, "x": 1.02, "y": 0.22, "title": {"text": CHANGE, "side": "right"}}
         figure.update_layout(coloraxis2={**diverging_scale(changes[0]), "colorbar": under})

@@ -29,10 +29,10 @@ NUMBERS = {
     for name in ("probability", "rank", "its probability", "entropy", "KL from the base")
 }
 COLOURS: dict[Statistic, str] = {
-    "probability": "probability of the answer",
-    "rank": "rank of the answer",
+    "probability": "probability",
+    "rank": "rank",
     "entropy": "entropy",
-    "kl": "KL to the base",
+    "kl": "KL from the base",
 }
 """What the cells may be coloured by, in words."""
 
@@ -189,7 +189,7 @@ def _words(run: Opened) -> None:
     with left:
         place = choose("Token", "word", [ALL, *places], lambda i: "none" if i == ALL else tokens[int(i)])
     with right:
-        statistic = pick("Colour", "colour", tuple(COLOURS), lambda s: COLOURS[s])
+        statistic = pick("Colour", "colour", tuple(COLOURS), dict[str, str](COLOURS).__getitem__)
     if chosen().fact is None:
         st.caption("No item is chosen: this is the first that was read. Choose Item at the left for another.")
     st.text(visible_lines(f"{first.notes['prompt'][at]} → {first.notes['answer'][at]}"))
@@ -208,10 +208,9 @@ def _words_map(
     title = f"Lens over fact {number}"
     lacking = [role for role, cells in grids.items() if cells.shown(statistic) is None]
     if len(lacking) == len(grids):
-        alone = (
-            "it is told against the base's words, and this run holds no other model's, or " if statistic == "kl" else ""
-        )
-        why = f"{alone}this run was made before the lens read it"
+        why = "this run was made before the lens read it"
+        if set(grids) == {"base"}:
+            why = "it is told against the base, and words were read of the base alone"
         absent(f"{title}, coloured by {COLOURS[statistic]}", why, run.again)
         return
     told = (
@@ -261,7 +260,7 @@ def _likeliest(grids: Mapping[str, WordGrid], layer: str, token: str) -> None:
     for role, places in found.items():
         table[f"{role}: word"] = pd.Series([word for word, _ in places], dtype=str)
         table[f"{role}: probability"] = pd.Series([share for _, share in places], dtype=float)
-    numbers = {name: st.column_config.NumberColumn(format="%.3g") for name in table if name.endswith("probability")}
+    numbers = {f"{role}: probability": st.column_config.NumberColumn(format="%.3g") for role in found}
     st.caption("The likeliest words there:")
     st.dataframe(table, hide_index=True, column_config=numbers, alt=f"Likeliest words at layer {layer}, {token}.")
     download(table, "lens places", f"lens likeliest words layer {layer} {token}")
