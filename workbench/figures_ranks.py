@@ -223,15 +223,20 @@ def _marks(
     )
     one = next((fact for fact in facts if fact_number(fact) == chosen), None)
     if one is not None:
-        figure.add_scatter(
-            x=[at[one][0]],
-            y=[at[one][1]],
-            mode="markers",
-            marker={"symbol": "circle-open", "size": 16, "color": INK, "line": {"width": 2.5}},
-            hoverinfo="skip",
-            showlegend=False,
-            **place,
-        )
+        _ring(figure, at[one], place)
+
+
+def _ring(figure: go.Figure, at: tuple[float, float], place: Mapping[str, int]) -> None:
+    """Round the chosen fact."""
+    figure.add_scatter(
+        x=[at[0]],
+        y=[at[1]],
+        mode="markers",
+        marker={"symbol": "circle-open", "size": 16, "color": INK, "line": {"width": 2.5}},
+        hoverinfo="skip",
+        showlegend=False,
+        **place,
+    )
 
 
 def _spread(pairs: Mapping[str, tuple[str, str]], places: Sequence[str]) -> dict[str, tuple[float, float]]:

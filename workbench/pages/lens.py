@@ -189,13 +189,17 @@ def _words(run: Opened) -> None:
     with left:
         place = choose("Token", "word", [ALL, *places], lambda i: "none" if i == ALL else tokens[int(i)])
     with right:
-        statistic = pick("Colour", "colour", tuple(COLOURS), dict[str, str](COLOURS).__getitem__)
+        statistic = pick("Colour", "colour", tuple(COLOURS), lambda s: COLOURS[_colour(s)])
     if chosen().fact is None:
         st.caption("No item is chosen: this is the first that was read. Choose Item at the left for another.")
     st.text(visible_lines(f"{first.notes['prompt'][at]} → {first.notes['answer'][at]}"))
     token = None if place == ALL else tokens[int(place)]
-    _words_map(run, grids, next(s for s in COLOURS if s == statistic), (number, token))
+    _words_map(run, grids, _colour(statistic), (number, token))
     _cell(grids, chosen().layer, token, number)
+
+
+def _colour(name: str) -> Statistic:
+    return next(statistic for statistic in COLOURS if statistic == name)
 
 
 def _words_map(
