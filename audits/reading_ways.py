@@ -16,6 +16,7 @@ from audits.behaviour.perplexity import Perplexity
 from audits.reading_options import ReadingOptions
 from probes.causal_trace import CausalTrace
 from probes.concept_vectors import ConceptVectors, snapshot
+from probes.lens_words import LensWords
 from probes.linear_probes import LinearProbes
 from probes.logit_lens import LogitLens
 from probes.patch_back import Coefficients, PatchBack, reachable
@@ -321,6 +322,12 @@ def samples(options: ReadingOptions) -> Method:
 def lens(_: ReadingOptions) -> Method:
     """The answer among its candidates, layer by layer."""
     return LogitLens(statistic="choice")
+
+
+def words_inside(asked: Asked) -> Trace:
+    """Words in the layers over some of the facts; of other models also how far they are from the base's."""
+    base = (asked.base or {}).get("lens_words.forget")
+    return LensWords(max_facts=asked.options.trace_facts).look(asked.model, asked.concept.forget, base=base)
 
 
 def orthogonalised(asked: Asked) -> Trace:

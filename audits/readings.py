@@ -53,10 +53,10 @@ from audits.reading_ways import (
     samples,
     traced,
     vectors,
+    words_inside,
 )
 from probes.depth_score import States
 from probes.expert_attribution import ExpertAttribution
-from probes.lens_words import LensWords
 from probes.patch_back import Coefficients
 from workbench.registry import Method
 from workbench.trace import Trace
@@ -212,9 +212,7 @@ READINGS: tuple[Reading, ...] = (
     Reading(
         "answer_tokens.forget", Look(lambda options: AnswersByToken(max_new_tokens=options.shown_tokens), "forget")
     ),
-    Reading(
-        "lens_words.forget", Look(lambda options: LensWords(max_facts=max(1, options.trace_facts)), "forget"), no_trace
-    ),
+    Reading("lens_words.forget", words_inside, no_trace),
 )
 """Every reading, in the order they are taken."""
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from workbench.concepts import Fact, FactSet
 from workbench.errors import BadInput
 from workbench.hooks import put
+from workbench.knowledge_layers import carries, erased
 from workbench.model import HookedModel
 from workbench.registry import Method
 from workbench.scoring import chunks, score, score_batch
@@ -142,7 +143,7 @@ class DepthScore(Method):
         second = self._drops(model, encoded, intact, donor)
         first, source = self._first(model, facts, intact, baseline)
         tokens = np.array([len(e.answer) for e in encoded])
-        scores, erased = depth(first, second, tokens, self.threshold)
+        scores, shares = depth(first, second, tokens, self.threshold)
         known = np.isfinite(scores)
         labels = {"layer": donor.labels["layer"], "fact": facts.labels}
         notes = {
@@ -160,7 +161,7 @@ class DepthScore(Method):
         }
         if self.value == "score":
             return Trace("depth_score", scores, ("fact",), "share of depth", {"fact": facts.labels}, notes)
-        values, units = (second, "nats") if self.value == "drop" else (erased, "share of the first drop")
+        values, units = (second, "nats") if self.value == "drop" else (shares, "share of the first drop")
         return Trace("depth_score", values, ("layer", "fact"), units, labels, notes)
 
     def _first(
@@ -264,13 +265,12 @@ def depth(
     Returns:
         Scores, NaN for a fact that no layer carries; shares, NaN where a layer does not carry it.
     """
-    carries = first / tokens > threshold  # False where the first stage is NaN
-    share = np.divide(second, first, out=np.full_like(second, np.nan), where=carries)
-    erased = np.clip(share, 0, 1)
-    weight = np.where(carries, first, 0.0)
+    there = carries(first, tokens, threshold)
+    share = erased(first, second, there)
+    weight = np.where(there, first, 0.0)
     total = weight.sum(axis=0)
-    weighted = (weight * np.where(carries, erased, 0.0)).sum(axis=0)
-    return np.divide(weighted, total, out=np.full_like(total, np.nan), where=total > 0), erased
+    weighted = (weight * np.where(there, share, 0.0)).sum(axis=0)
+    return np.divide(weighted, total, out=np.full_like(total, np.nan), where=total > 0), share
 
 
 def _words(values: np.ndarray) -> list[object]:

@@ -6,7 +6,8 @@ block through the model's own final norm and unembedding (and the caps and scale
 several tokens is teacher forced and scored whole, each token at the position that predicts it (the original reads one
 next token). `lens="tuned"` puts a learned affine translation before it (`probes.tuned_lens`).
 Read it as: an answer that a middle layer ranks first and the last layer does not was silenced, not removed. The last
-layer is the model's own output. With `statistic="choice"` chance is 1 / number of candidates.
+layer is the model's own output. With `statistic="choice"` chance is 1 / number of candidates. Whatever is read of
+whole answers, the notes keep the answer's `rank` (layer, fact) beside it, from the same pass.
 Does not show: knowledge in another form than the unembedding's; early layers of many models need a trained
 translation to be readable, so a low value there is no proof of absence (see `linear_probes`, and the tuned lens).
 """
@@ -99,10 +100,7 @@ class LogitLens(Method):
         about = model.about(facts)
         others = [other for other in (near, far) if other is not None]
         translators = self._translators(model, facts, list(texts or ()), others, progress)
-        if self.statistic == "choice":
-            values, more = self._choice(model, facts, translators)
-        else:
-            values, more = self._values(model, facts, translators), {"chance": None, "without_candidates": None}
+        values, more = (self._choice if self.statistic == "choice" else self._values)(model, facts, translators)
         labels = {"layer": tuple(model.stream), "position": (), "fact": facts.labels}
         axes = ["layer", "position", "fact"]
         if self.positions == "together":
@@ -152,23 +150,39 @@ class LogitLens(Method):
         """Whether each layer prefers the answer to the other candidates, and what chance is."""
         asked = [fact.model_copy(update={"answer": word}) for fact in facts for word in fact.candidates]
         encoded = self._encoded(model, facts.model_copy(update={"facts": tuple(asked)}))
-        logprob = lens_scores(model, encoded, translators).logprob
+        found = lens_scores(model, encoded, translators)
         candidates = [len(fact.candidates) for fact in facts]
-        values = torch.stack([choice(of_fact) for of_fact in logprob.split(candidates, dim=1)], dim=1)
+        values = torch.stack([choice(of_fact) for of_fact in found.logprob.split(candidates, dim=1)], dim=1)
         chance = float(np.mean([1 / n for n in candidates if n > 1])) if max(candidates) > 1 else None
-        return values, {"chance": chance, "without_candidates": candidates.count(1)}
+        answers = np.cumsum([0, *candidates[:-1]]).tolist()  # the answer is the first of a fact's candidates
+        return values, {
+            "chance": chance,
+            "without_candidates": candidates.count(1),
+            "rank": _ranks(found.rank[:, answers]),
+        }
 
-    def _values(self, model: HookedModel, facts: FactSet, translators: Translators) -> Float[Tensor, "layer *pos fact"]:
+    def _values(
+        self, model: HookedModel, facts: FactSet, translators: Translators
+    ) -> tuple[Float[Tensor, "layer *pos fact"], dict[str, Any]]:
         encoded = self._encoded(model, facts)
         if self.positions == "together":
             found = lens_scores(model, encoded, translators)
         else:
             found = lens_positions(model, encoded, translators, self.positions)
-        if self.statistic == "probability":
-            return found.logprob.exp()
-        return {"logprob": found.logprob, "rank": found.rank, "entropy": found.entropy, "entry": found.rank}[
-            self.statistic
-        ]
+        of = {"logprob": found.logprob, "rank": found.rank, "entropy": found.entropy, "entry": found.rank}
+        values = found.logprob.exp() if self.statistic == "probability" else of[self.statistic]
+        beside = self.positions == "together" and self.statistic not in ("rank", "entry")
+        return values, {
+            "chance": None,
+            "without_candidates": None,
+            **({"rank": _ranks(found.rank)} if beside else {}),
+        }
+
+
+def _ranks(rank: Float[Tensor, "layer fact"]) -> list[list[int]]:
+    """As the notes hold them: read in the same pass, so they cost nothing."""
+    ranks: list[list[int]] = rank.int().tolist()
+    return ranks
 
 
 def _said(axes: Sequence[str]) -> dict[str, str]:

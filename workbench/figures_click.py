@@ -80,6 +80,35 @@ def clicked(figure: go.Figure, point: Mapping[str, Any]) -> CellAt | None:
     return CellAt(str(series.y[index]), str(series.x[index]))
 
 
+def selectable(figure: go.Figure) -> go.Figure:
+    """The same figure with clicks on the marks of every series that has `ids`; a click dims nothing.
+
+    Args:
+        figure: it is changed.
+    """
+    every: Sequence[Any] = figure.data
+    for series in every:
+        if series.ids is not None:
+            kept = {"marker": {"opacity": 1.0 if series.marker.opacity is None else series.marker.opacity}}
+            series.selected, series.unselected = kept, kept
+    return figure.update_layout(clickmode="event+select", dragmode=False)
+
+
+def clicked_id(figure: go.Figure, point: Mapping[str, Any]) -> str | None:
+    """What the mark stands for that an app says was clicked; None for a series without `ids`.
+
+    Args:
+        figure: made by `selectable`.
+        point: what the app reports: `curve_number` and `point_index`.
+    """
+    number, index = point.get("curve_number"), point.get("point_index")
+    drawn: Sequence[Any] = figure.data
+    if not isinstance(number, int) or not isinstance(index, int) or not 0 <= number < len(drawn):
+        return None
+    ids = drawn[number].ids
+    return str(ids[index]) if ids is not None and 0 <= index < len(ids) else None
+
+
 def _marks(figure: go.Figure, series: Any) -> None:
     rows, columns = len(series.y), len(series.x)
     data = np.asarray(series.customdata).reshape(rows * columns, -1)
@@ -96,11 +125,12 @@ def _marks(figure: go.Figure, series: Any) -> None:
         selected={"marker": {"opacity": 0}},
         unselected={"marker": {"opacity": 0}},
         customdata=data[:, :2],
+        hovertext=None if series.hovertext is None else np.asarray(series.hovertext, dtype=object).reshape(-1),
         meta=[MARK, series.meta["panel"]],
         showlegend=False,
         hovertemplate=template,
     )
-    series.hoverinfo, series.hovertemplate = "skip", None
+    series.hoverinfo, series.hovertemplate, series.hovertext = "skip", None, None
 
 
 def _frame(figure: go.Figure, series: Any, chosen: CellAt) -> None:

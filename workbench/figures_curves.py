@@ -37,7 +37,7 @@ def compare_layers(traces: Mapping[str, Trace], title: str, units: str, chance: 
     figure = go.Figure()
     bands = {role: band_of(trace, "layer") for role, trace in traces.items()}
     for position, (role, band) in enumerate(bands.items()):
-        _curve(figure, role, band, list(band.labels), look_of(role, position), ("layer", units))
+        curve(figure, role, band, list(band.labels), look_of(role, position), ("layer", units))
     if chance is not None:
         figure.add_hline(y=chance, line={"color": INK, "width": 1, "dash": "longdashdot"})
         figure.add_annotation(
@@ -93,7 +93,7 @@ def relearn_curves(traces: Mapping[str, Trace], title: str = "Relearning", spaci
         if spacing == "log":
             _apart(figure, role, band, steps[role] or [], look, units)
         else:
-            _curve(figure, role, band, x, look, ("step", units))
+            curve(figure, role, band, x, look, ("step", units))
     over = STEPS.get(next(iter(traces.values())).name, "relearning steps")
     if spacing == "log":
         _log_axes(figure, over, known)
@@ -108,7 +108,7 @@ def relearn_curves(traces: Mapping[str, Trace], title: str = "Relearning", spaci
 def _apart(figure: go.Figure, role: str, band: Band, steps: list[float], look: Look, units: str) -> None:
     """Steps above 0 as a curve; step 0 as a mark with its interval on the second x axis, which lies left of it."""
     later = [i for i, step in enumerate(steps) if step > 0]
-    _curve(figure, role, _cut(band, later), [steps[i] for i in later], look, ("step", units))
+    curve(figure, role, _cut(band, later), [steps[i] for i in later], look, ("step", units))
     for i in (i for i, step in enumerate(steps) if step == 0):
         first = _cut(band, [i])
         figure.add_scatter(
@@ -236,10 +236,26 @@ def _require(traces: Mapping[str, Trace], axis: str) -> None:
         trace.axis(axis)
 
 
-def _curve(
-    figure: go.Figure, role: str, band: Band, x: list[str] | list[float], look: Look, columns: tuple[str, str]
+def curve(
+    figure: go.Figure,
+    role: str,
+    band: Band,
+    x: list[str] | list[float],
+    look: Look,
+    columns: tuple[str, str],
+    ends: tuple[str, str] = ("low", "high"),
 ) -> None:
-    """A line with markers over its band."""
+    """Add a line with markers over its band.
+
+    Args:
+        figure: what it is added to.
+        role: whose it is.
+        band: the numbers.
+        x: where they lie.
+        look: how the role is told apart.
+        columns: names of what lies along x and y.
+        ends: names of the lower and the upper end of the band.
+    """
     outline_x, outline_y = _outline(x, band)
     if outline_x:
         figure.add_scatter(
@@ -263,7 +279,7 @@ def _curve(
         line={"color": look.color, "dash": look.dash, "width": 2},
         marker={"color": look.color, "symbol": look.marker, "size": 7},
         customdata=np.stack([band.low, band.high], axis=1),
-        meta=describes("", role, *columns, ["low", "high"]),
+        meta=describes("", role, *columns, ends),
         hovertemplate=columns[0]
         + " %{x}: %{y:.3g} [%{customdata[0]:.3g}, %{customdata[1]:.3g}]<extra>"
         + plain(role)

@@ -75,6 +75,11 @@ def fact_number(label: str) -> str:
     return head if colon and head.isdigit() else label
 
 
+def has_fact(trace: Trace, number: str) -> bool:
+    """Whether a trace was read on the fact of that number."""
+    return any(fact_number(label) == number for label in trace.labels.get("fact", ()))
+
+
 def one_fact(trace: Trace, number: str) -> Trace:
     """The readings of one fact; the axis disappears.
 

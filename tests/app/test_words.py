@@ -132,7 +132,7 @@ def test_a_chosen_cell_shows_what_each_model_has_there(app, full):
     base = load_trace(full / "one", "base", WORDS)
     row = base.labels["layer"].index("L1")
     assert any("Layer 1, token 2" in header.value.replace("\\", "") for header in at.subheader)
-    here = at.dataframe[-2].value
+    here = at.dataframe[-3].value
     first = here[here["role"] == "base"].iloc[0]
     assert first["probability"] == pytest.approx(float(base.values[0, 0, row, 2]))
     assert first["rank"] == base.values[1, 0, row, 2]
@@ -166,4 +166,4 @@ def test_a_fact_whose_words_were_not_read_says_how_to_read_them(app, full):
 def test_the_colour_may_be_the_rank(app, full):
     at = app(full, "lens", run="one", item="0", colour="rank")
     assert any("coloured by the rank" in alt for alt in alts(at))
-    assert len(app(full, "lens", run="one", colour="entropy").error) == 1
+    assert len(app(full, "lens", run="one", colour="sound").error) == 1

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from probes.lens_words import MEASURES, LensWords, asked_of
+from probes.lens_words import LIKELIEST, MEASURES, PLACES, LensWords, asked_of
 from probes.logit_lens import LogitLens
 from workbench.concepts import FactSet
 from workbench.edits import HookEdit
@@ -52,6 +52,12 @@ def test_the_first_word_of_the_last_layer_is_what_the_model_says(known):
         logits = known.model.run(pad([encoded.ids])).logits[0, :-1]
         ids = part(words, "word")[f, -1, : len(logits)].astype(int)
         assert ids.tolist() == logits.argmax(-1).tolist()
+        ten = np.stack([part(words, name)[f, -1, : len(logits)] for name in PLACES[1]], axis=-1)
+        shares = np.stack([part(words, name)[f, -1, : len(logits)] for name in PLACES[0]], axis=-1)
+        np.testing.assert_allclose(shares, logits.softmax(-1).topk(LIKELIEST).values, atol=1e-5)
+        np.testing.assert_allclose(
+            shares, logits.softmax(-1).numpy()[np.arange(len(ten))[:, None], ten.astype(int)], atol=1e-5
+        )
         np.testing.assert_allclose(
             part(words, "likeliest")[f, -1, : len(logits)], logits.softmax(-1).amax(-1), atol=1e-5
         )
@@ -76,8 +82,10 @@ def test_nothing_stands_behind_the_end_of_a_text(dense):
     assert min(lengths) < max(lengths) == words.values.shape[-1]
     for f, length in enumerate(lengths):
         assert len(words.notes["asked"][f]) == length
-        assert np.isfinite(words.values[:, f, :, :length]).all() and np.isnan(words.values[:, f, :, length:]).all()
-    ids = part(words, "word")
+        read = [name for name in MEASURES if name != "kl"]
+        assert all(np.isfinite(part(words, name)[f, :, :length]).all() for name in read)
+        assert np.isnan(words.values[:, f, :, length:]).all() and np.isnan(part(words, "kl")).all()
+    ids = np.stack([part(words, name) for name in PLACES[1]])
     assert {str(int(i)) for i in ids[np.isfinite(ids)]} == set(words.notes["vocabulary"])
 
 
@@ -90,6 +98,46 @@ def test_many_facts_and_small_pieces_read_the_same(dense, monkeypatch):
     for measure in ("probability", "likeliest"):  # ranks of an even distribution hang on the last bit
         np.testing.assert_allclose(part(cut, measure), part(whole, measure), rtol=1e-3, atol=1e-6)
     np.testing.assert_array_equal(part(cut, "word")[:, -1], part(whole, "word")[:, -1])
+
+
+def changed(known, strength: float):
+    """The model with a state of the middle made smaller."""
+    site = Site(1, "resid_post")
+    operator = Operator("scale", torch.full((known.model.d_model,), strength))
+    return HookEdit(known.model.identity, {}, operators={site: operator}).on(known.model)
+
+
+def test_entropy_is_that_of_the_lens_and_kl_is_from_the_base(dense):
+    facts = dense.concept.forget.take([0, 1], "two")
+    base = LensWords().look(dense.model, facts)
+    lens = LogitLens(statistic="entropy", answer="first_token", positions="prompt").look(dense.model, facts)
+    for f, length in enumerate(base.notes["prompt_tokens"]):
+        np.testing.assert_allclose(part(base, "entropy")[f, :, :length], lens.values[:, -length:, f], rtol=1e-4)
+    own = part(LensWords().look(dense.model, facts, base=base), "kl")
+    assert np.nanmax(own) < 1e-4
+    with changed(dense, 0.3):
+        moved = LensWords().look(dense.model, facts, base=base)
+        after = [dense.model.run(pad([e.ids])).logits[0].log_softmax(-1) for e in dense.model.encode(facts.facts)]
+    kl = part(moved, "kl")
+    layers = moved.labels["layer"]
+    assert np.nanmax(kl[:, layers.index("L0")]) < 1e-4 < np.nanmean(kl[:, -1])
+    for f, encoded in enumerate(dense.model.encode(facts.facts)):
+        before = dense.model.run(pad([encoded.ids])).logits[0].log_softmax(-1)
+        for i in range(len(encoded.ids) - 1):
+            p, q = before[i].double(), after[f][i].double()
+            top = p.topk(LIKELIEST).indices
+            rest = torch.ones_like(p, dtype=torch.bool).scatter(0, top, False)
+            pooled = (p[top].exp() * (p - q)[top]).sum()
+            pooled += p[rest].exp().sum() * (p[rest].logsumexp(0) - q[rest].logsumexp(0))
+            assert kl[f, -1, i] == pytest.approx(float(pooled), rel=1e-3, abs=1e-5)
+            assert kl[f, -1, i] <= float((p.exp() * (p - q)).sum()) + 1e-5
+
+
+def test_a_base_read_over_other_texts_is_refused(dense):
+    facts = dense.concept.forget
+    other = LensWords(max_facts=1).look(dense.model, facts)
+    with pytest.raises(BadInput, match="same facts, layers and tokens"):
+        LensWords(max_facts=2).look(dense.model, facts, base=other)
 
 
 def test_it_is_stored_and_drawn(dense, tmp_path):
@@ -108,7 +156,7 @@ def test_a_rewritten_state_is_seen_and_the_model_is_left_alone(dense):
     with HookEdit(dense.model.identity, {}, operators={site: silent}).on(dense.model):
         during = LensWords().look(dense.model, facts)
     assert not np.allclose(during.values[0, 0, -1], before.values[0, 0, -1])
-    np.testing.assert_array_equal(LensWords().look(dense.model, facts).values, before.values)
+    np.testing.assert_array_equal(LensWords().look(dense.model, facts).values, before.values)  # NaN is NaN here
 
 
 def test_no_facts_are_refused(dense):

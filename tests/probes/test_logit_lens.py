@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from probes.lens_readings import choice, entropy, entry, logprob_and_rank
+from probes.lens_readings import choice, entropy, entry, lens_scores, logprob_and_rank
 from probes.logit_lens import LogitLens
+from probes.tuned_lens import Translators
 from tests.zoo import make, tokenizer
 from workbench.concepts import Fact, FactSet
 from workbench.errors import BadInput
@@ -50,6 +51,27 @@ def test_rank_is_first_where_greedy_decoding_gives_the_answer(known):
     )
     assert (taught.values[-1] == 1).all()
     assert (not_taught.values[-1] > 1).all()
+
+
+def test_the_choice_keeps_the_rank_of_the_answer_and_reads_the_same_to_the_bit(known):
+    facts = known.concept.forget
+    lens = LogitLens(statistic="choice").look(known.model, facts)
+    words = [fact.model_copy(update={"answer": word}) for fact in facts for word in fact.candidates]
+    alone = lens_scores(known.model, known.model.encode(words), Translators()).logprob
+    parts = alone.split([len(fact.candidates) for fact in facts], dim=1)
+    np.testing.assert_array_equal(lens.values, torch.stack([choice(part) for part in parts], dim=1).numpy())
+    ranks = LogitLens(statistic="rank").look(known.model, facts)
+    kept = np.array(lens.notes["rank"])
+    assert kept.shape == ranks.values.shape and (kept[-1] == 1).all()
+    np.testing.assert_allclose(kept, ranks.values, rtol=0.02)  # ties of an even distribution hang on the last bit
+    assert LogitLens().look(known.model, facts).notes["rank"] == ranks.values.astype(int).tolist()
+    never = LogitLens(statistic="choice").look(known.model, known.concept.never_taught)
+    assert (np.array(never.notes["rank"])[-1] > 1).all()
+
+
+@pytest.mark.parametrize("options", [{"statistic": "rank"}, {"statistic": "entry"}, {"positions": "answer"}])
+def test_ranks_are_kept_only_beside_another_reading_of_whole_answers(dense, options):
+    assert "rank" not in LogitLens(**options).look(dense.model, dense.concept.forget).notes
 
 
 def test_rank_and_logprob_of_a_token():

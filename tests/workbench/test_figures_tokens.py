@@ -128,6 +128,17 @@ def lens(seed: int = 0, layers: int = 3, width: int = 4, words=("<b>x</b>", " ti
     return Trace("lens_words", values, ("measure", "fact", "layer", "token"), "see measure", labels, notes)
 
 
+def more(trace: Trace, seed: int = 0, kl: bool = True) -> Trace:
+    """The same with entropy, divergence, and the word in the second place."""
+    draw = np.random.default_rng(seed)
+    shape = trace.values.shape[1:]
+    added = [draw.uniform(0, 5, shape), draw.uniform(0, 2, shape) if kl else np.full(shape, np.nan)]
+    added += [draw.uniform(0, 0.5, shape), draw.integers(0, 3, shape)]
+    values = np.concatenate([trace.values, np.array(added, dtype=np.float32)])
+    measures = (*trace.labels["measure"], "entropy", "kl", "likeliest 2", "word 2")
+    return Trace(trace.name, values, trace.axes, trace.units, {**trace.labels, "measure": measures}, trace.notes)
+
+
 def panels(figure) -> dict:
     return {s.meta["panel"]: s for s in figure.data if s.type == "heatmap"}
 
@@ -154,6 +165,37 @@ def test_panels_share_a_scale_and_the_difference_is_after_minus_before(statistic
     axis = figure.layout.coloraxis
     assert axis.cmin == 0 and axis.cmax >= max(before.max(), after.max())
     assert "base: " in alt_text(figure)
+
+
+def test_entropy_has_a_difference_and_the_divergence_neither_one_nor_a_base():
+    traces = {"base": more(lens(0), 0, kl=False), "checkpoint": more(lens(1), 1), "reference": more(lens(2), 2)}
+    drawn = panels(figure := words_map(traces, "0: p", "entropy"))
+    assert list(drawn) == ["base", "checkpoint", CHANGE, "reference"]
+    before, after = (traces[role].values[4, 0] for role in ("base", "checkpoint"))
+    np.testing.assert_allclose(np.array(drawn[CHANGE].z), after - before, rtol=1e-5)
+    assert figure.layout.coloraxis.cmax == pytest.approx(max(t.values[4, 0].max() for t in traces.values()))
+    drawn = panels(figure := words_map(traces, "0: p", "kl"))
+    assert list(drawn) == ["checkpoint", "reference"] and "lower bound" in alt_text(figure)
+    np.testing.assert_allclose(np.array(drawn["checkpoint"].z), traces["checkpoint"].values[5, 0], rtol=1e-6)
+    with pytest.raises(BadInput, match="no entropy"):
+        words_map({"base": lens()}, "0: p", "entropy")
+
+
+def test_a_cell_tells_its_likeliest_words_when_pointed_at():
+    trace = more(lens(0))
+    drawn = clickable(words_map({"base": trace, "old": lens(1)}, "0: p"))
+    marks = {s.meta[1]: s for s in drawn.data if isinstance(s.meta, list | tuple) and s.meta[0] == "cell"}
+    index = next(i for i, at in enumerate(zip(marks["base"].x, marks["base"].y, strict=True)) if at == ("2 ·t2", "1"))
+    words = trace.notes["vocabulary"]
+    lines = marks["base"].hovertext[index].split("<br>")
+    for line, word, share in zip(lines, ("word", "word 2"), ("likeliest", "likeliest 2"), strict=True):
+        cell = trace.values[:, 0, 2, 2]
+        of = dict(zip(trace.labels["measure"], cell.tolist(), strict=True))
+        assert line == f"{html.escape(visible(words[str(int(of[word]))]), quote=False)}  {of[share]:.2g}"
+    assert "%{hovertext}" in marks["base"].hovertemplate and "%{hovertext}" not in marks["old"].hovertemplate
+    cells = word_grid(trace, "0: p")
+    assert [word for word, _ in cells.places("1", "2 ·t2")] == cells.listed[2, 2].tolist()
+    assert word_grid(lens(), "0: p").places("1", "2 ·t2") == [] and cells.places("9", "2 ·t2") == []
 
 
 def test_other_tokens_are_not_subtracted():

@@ -3,12 +3,15 @@
 import numpy as np
 import streamlit as st
 
+from workbench.errors import BadInput
 from workbench.figures import compare_layers
+from workbench.figures_depth import encoded, encoding_bars
 from workbench.figures_style import number
 from workbench.pages.frame.by_fact import facts_by_layer
-from workbench.pages.frame.chosen import chosen
+from workbench.pages.frame.chosen import ALL, chosen
 from workbench.pages.frame.one_reading import one_reading
-from workbench.pages.frame.picture import head, picture
+from workbench.pages.frame.picture import head, marks, picture
+from workbench.pages.frame.reading import Opened
 from workbench.pages.frame.states import absent, missing
 from workbench.report_pictures import picture_of
 from workbench.trace import Trace
@@ -41,8 +44,49 @@ def page() -> None:
         key,
         "Near the base: the state still holds the answer. Near the reference: it is gone there.",
     )
+    _encoding(run, traces)
     _erased(traces, run.on.command)
     facts_by_layer(key, traces, units, most="below the reference")
+
+
+def _encoding(run: Opened, traces: dict[str, Trace]) -> None:
+    """For how many facts each layer carries the knowledge, and how much is erased; a click chooses the layer."""
+    title = "Knowledge-encoding layers"
+    reference = traces.get("reference")
+    told = [role for role in traces if role not in ("base", "reference")]
+    st.subheader(title, anchor=False)
+    found = {}
+    for role in told:
+        try:
+            found[role] = encoded(traces[role], reference)
+        except BadInput as error:
+            absent(f"{title}: {role}", str(error), _with_reference(run) if reference is None else run.again)
+    if not found:
+        return
+    threshold = traces[next(iter(found))].notes["options"]["threshold"]
+    whose = "the reference's states" if reference is not None else "the states of the base reading of another subject"
+    marks(
+        encoding_bars(
+            found,
+            "Facts that each layer carries, and what is erased of them",
+            "" if chosen().layer == ALL else chosen().layer,
+        ),
+        "encoding",
+        _choose_layer,
+        f"A layer carries a fact when {whose} cost the base more than {number(threshold)} nats an answer token there. "
+        "Hatched: erased, as in the reference; solid: still readable. Click a bar, or choose Layer at the left, for "
+        "the facts below.",
+    )
+
+
+def _choose_layer(layer: str) -> None:
+    """What a click on a bar does: the same as the box at the left."""
+    st.session_state["layer"] = layer
+
+
+def _with_reference(run: Opened) -> str:
+    """The run's command into a new folder, with a place for the reference."""
+    return f"{run.again} --reference REFERENCE" if run.on.is_audit else run.again
 
 
 def _erased(traces: dict[str, Trace], command: str) -> None:

@@ -12,7 +12,7 @@ from workbench.figures_groups import BASE, REFERENCE, UNKNOWN, Groups, groups_by
 from workbench.figures_tradeoff import comparable, tradeoff
 from workbench.makers import made_on, settings_of
 from workbench.pages.frame.chosen import chosen
-from workbench.pages.frame.picture import download, head, marks, picture
+from workbench.pages.frame.picture import download, head, many_marks, picture
 from workbench.pages.frame.reading import Opened
 from workbench.pages.frame.states import absent, knowledge_of
 from workbench.pages.frame.url import choose, several
@@ -133,7 +133,7 @@ def _scatter(
         st.session_state["runs"] = [run for run in reports if names[run] in picked]
 
     with place:
-        marks(
+        many_marks(
             tradeoff(
                 {names[run]: report for run, report in reports.items()},
                 x,

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from workbench.figures_click import CELLS, CellAt, clickable, clicked
+from workbench.figures_click import CELLS, CellAt, clickable, clicked, clicked_id, selectable
 from workbench.figures_style import alt_text, plain, rows_of, table_of
 from workbench.pages.frame.escaped import safe
 from workbench.pages.frame.reading import Opened
@@ -77,7 +77,7 @@ def grid(
     _beneath(drawn, key, caption, key)
 
 
-def marks(
+def many_marks(
     figure: go.Figure, key: str, names: Sequence[str], on_marks: Callable[[list[str]], None], caption: str = ""
 ) -> None:
     """A scatter whose marks can be clicked, or boxed together; the page offers the same choice by keyboard.
@@ -105,6 +105,29 @@ def marks(
         selection_mode=("points", "box"),
     )
     _beneath(figure, key, caption, key)
+
+
+def marks(figure: go.Figure, key: str, on_mark: Callable[[str], None], caption: str = "") -> None:
+    """A figure whose marks can be clicked; the page offers the same choice in a select box, for the keyboard.
+
+    Args:
+        figure: series with `ids` take clicks.
+        key: apart from all other pictures of the page.
+        on_mark: called with the id of the clicked mark before the page is drawn again.
+        caption: one sentence on how to read it.
+    """
+    drawn, widget = selectable(figure), f"picture {key}"
+
+    def told() -> None:
+        points = _points(st.session_state.get(widget))
+        found = clicked_id(drawn, points[-1]) if points else None
+        if found is not None:
+            on_mark(found)
+
+    st.plotly_chart(
+        drawn, key=widget, theme=None, config=CONFIG, alt=alt_text(drawn), on_select=told, selection_mode="points"
+    )
+    _beneath(drawn, key, caption, key)
 
 
 def _points(event: Any) -> Sequence[Any]:
