@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.comparison import DIFFERENT, Comparison
+from workbench.comparison import Comparison
+from workbench.comparison_rows import DIFFERENT
 from workbench.figures_compare import LOOKS, change_panels, short_name
 from workbench.figures_maps import BAR_ROOM
 from workbench.figures_style import describes, finish, number, plain

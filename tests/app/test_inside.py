@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tests.app.conftest import alts, figures, resign, said
-from workbench.comparison import Comparison, TensorRow
+from workbench.comparison import Comparison
+from workbench.comparison_rows import TensorRow
 from workbench.shelf import load_trace
 from workbench.store import RunFolder
 from workbench.trace import Trace
