@@ -7,8 +7,8 @@ Does not show: the vectors and the entries themselves; a run keeps their cosines
 """
 
 from dataclasses import dataclass, fields
-from typing import Any
 
+import numpy as np
 import pandas as pd
 
 NAMED = 64
@@ -26,6 +26,7 @@ STATUSES = {
 
 DIFFERENT = ("changed", "rounded")
 """Statuses of tensors whose numbers differ."""
+
 
 @dataclass(frozen=True)
 class TensorRow:
@@ -147,9 +148,7 @@ def typed(table: pd.DataFrame) -> pd.DataFrame:
     """Whole numbers stay whole where some are missing; lists read from disk are lists again."""
     table = table.astype(dict.fromkeys(WHOLE, "Int64"))
     for name in (*LISTS, *COUNTS):
-        lists = [None if cell is None else list(cell) for cell in table[name]]
+        lists = [None if cell is None else np.asarray(cell).tolist() for cell in table[name]]
         table[name] = pd.Series(lists, index=table.index, dtype=object)
     numbers = [name for name in COLUMNS if name.endswith(("_norm", "_change", "_threshold", "_rank", "share_changed"))]
     return table.astype(dict.fromkeys([*numbers, *REALS], float))
-
-

@@ -26,7 +26,7 @@ COUNTED = 2 * SIZES + 1
 
 def bin_words() -> list[str]:
     """What each count holds, in the order of the counts: `-0.1 to -0.056`, `0`, `over 100`."""
-    told = [f"{edge:.2g}" for edge in EDGES]
+    told = [f"{edge:.3g}" for edge in EDGES]
     up = [f"0 to {told[0]}", *(f"{low} to {high}" for low, high in zip(told, told[1:], strict=False))]
     down = [f"0 to -{told[0]}", *(f"-{low} to -{high}" for low, high in zip(told, told[1:], strict=False))]
     return [*reversed([*down, f"under -{told[-1]}"]), "0", *up, f"over {told[-1]}"]

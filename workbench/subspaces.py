@@ -42,3 +42,20 @@ def by_chance(base: int, change: int, size: int) -> tuple[float, float]:
         return 1.0, 0.0
     variance = 2 * r * (d - r) * (d - k) / (k * d**2 * (d - 1) * (d + 2))
     return r / d, math.sqrt(variance)
+
+
+def principal_by_chance(
+    base: int, change: int, size: int, draws: int = 50, seed: int = 0
+) -> Float[np.ndarray, "2 angle"]:
+    """Mean and largest twentieth (95% quantile) of `principal_cosines` over random directions, each angle by itself.
+
+    Args:
+        base: how many directions the base has.
+        change: how many the change has.
+        size: dimensions of the space.
+        draws: sets of random directions.
+        seed: of the draws.
+    """
+    drawn = np.random.default_rng(seed).standard_normal((draws, size, min(change, size)))
+    found = np.linalg.svd(np.linalg.qr(drawn).Q[:, : min(base, size)], compute_uv=False)
+    return np.minimum([found.mean(axis=0), np.quantile(found, 0.95, axis=0)], 1.0)

@@ -1,7 +1,7 @@
 """`entries_of`: how large the single entries of a change are, counted in the fixed bins of `workbench.entry_bins`.
 
-Read it as: an edit of few places leaves most entries at exactly zero and some far out; training moves nearly all of them
-by a little. The base's own entries in the same bins say what a large entry is.
+Read it as: an edit of few places leaves most entries at exactly zero and some far out; training moves nearly all of
+them by a little. The base's own entries in the same bins say what a large entry is.
 Does not show: an entry that is not finite on either side, which is left out, as norms leave it out.
 """
 

@@ -8,7 +8,8 @@ al. 2021 (LoRA), https://arxiv.org/abs/2106.09685, section 7.2, with the base's 
 Read it as: 1 is a change made along what the base's matrix does most, so it strengthens or weakens what is there; a
 random direction of d dimensions has r / d of its squared length in r others.
 Does not show: what the directions mean. Where the base's singular values fall slowly, which vectors count as leading is
-half chance. "Left" belongs to the first stored axis: of most architectures what a matrix writes, of GPT-2 what it reads.
+half chance. "Left" belongs to the first stored axis: of most architectures what a matrix writes, of GPT-2 what it
+reads.
 """
 
 from collections.abc import Sequence
