@@ -169,8 +169,13 @@ class Comparison:
 
     # ---- on disk
 
-    def save(self, folder: Path) -> list[Path]:
-        """Write comparison.html, comparison.parquet (spectra in its column `singular_values`) and comparison.json."""
+    def save(self, folder: Path, page: bool = True) -> list[Path]:
+        """Write comparison.html, comparison.parquet (spectra in its column `singular_values`) and comparison.json.
+
+        Args:
+            folder: where.
+            page: whether to write the page, which is 5 MB and takes longer than comparing two small models.
+        """
         from workbench.comparison_words import comparison_page
         from workbench.store import write_atomically, write_json
 
@@ -178,7 +183,7 @@ class Comparison:
         self.table.to_parquet(buffer, index=False)
         words = {"base": self.base, "checkpoint": self.checkpoint, "notes": self.notes, "made_by": dict(self.made_by)}
         return [
-            write_atomically(folder / "comparison.html", comparison_page(self).encode()),
+            *([write_atomically(folder / "comparison.html", comparison_page(self).encode())] if page else []),
             write_atomically(folder / "comparison.parquet", buffer.getvalue()),
             write_json(folder / "comparison.json", {**words, "sentence": self.sentence(), "summary": self.summary()}),
         ]

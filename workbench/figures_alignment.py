@@ -146,7 +146,8 @@ def alignment_of(alignment: Entries, site: str) -> go.Figure:
         )
         said.append(f"{what} of the first direction {told[0]}, cosine {number(float(entries[0][f'{kind}_cosine']))}")
     figure.update_xaxes(title_text="cosine, without sign", range=[0, 1.3], tickvals=[0, 0.25, 0.5, 0.75, 1])
-    figure.update_yaxes(autorange="reversed", title_text="direction of the change", type="category")
+    places = [len(entries) - 0.4, -0.6]
+    figure.update_yaxes(range=places, title_text="direction of the change", type="category")
     finish(
         figure,
         f"What the change at {site} points at",

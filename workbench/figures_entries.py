@@ -71,7 +71,8 @@ def _size_words(place: int) -> str:
 
 def _axes(figure: go.Figure, most: int) -> None:
     """Decades outwards from zero on both sides."""
-    decades = [(i, f"{edge:.0e}" if edge < 1e-2 else f"{edge:g}") for i, edge in enumerate(EDGES) if i % 4 == 0]
+    # The innermost decade stays unnamed: its words would run into those of the other sign.
+    decades = [(i, "1e-4" if i == 4 else f"{edge:g}") for i, edge in enumerate(EDGES) if i % 4 == 0 and i]
     # Edge i lies between bin i and bin i + 1 of a sign, counted outwards from 1.
     ticks = [(-(i + 1.5), f"−{word}") for i, word in reversed(decades)] + [(0.0, "0")]
     ticks += [(i + 1.5, word) for i, word in decades]

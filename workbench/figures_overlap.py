@@ -139,7 +139,7 @@ def _line(figure: go.Figure, column: int, names: tuple[str, str], values: np.nda
 
 def _chance(figure: go.Figure, column: int, side: str, values: np.ndarray) -> None:
     """What random directions give: the mean in the first panel, the 95% quantile of each angle in the second."""
-    what = f"{side}, by chance" + (" (mean; 95% for angles)" if column == 1 else "")
+    what = f"{side}, by chance"
     figure.add_scatter(
         x=np.arange(1, len(values) + 1),
         y=values,

@@ -19,7 +19,7 @@ from workbench.comparison_rows import DIFFERENT
 from workbench.errors import BadInput
 from workbench.figures_compare import change_panels
 from workbench.figures_style import MUTED, NOISE, describes, diverging_scale, finish, number, plain
-from workbench.figures_weights import STATS, cell_number
+from workbench.figures_weights import SHORT, STATS, cell_number
 
 RELATIVE = "relative_change"
 """The number that is compared by its logarithm, because it spans decades."""
@@ -42,7 +42,7 @@ def two_changes(checkpoint: Comparison, reference: Comparison, stat: str) -> go.
         stat: `relative_change`, or a key of `workbench.figures_weights.STATS`.
 
     Raises:
-        BadInput: when the two have no part in common.
+        BadInput: when the two have no part in common, or one has no such number.
     """
     sides, labels = _cells((checkpoint, reference), stat)
     rows, columns = labels
@@ -64,9 +64,9 @@ def two_changes(checkpoint: Comparison, reference: Comparison, stat: str) -> go.
     longest = max(len(column) for column in columns)
     finish(figure, f"{words[:1].upper()}{words[1:]}: checkpoint and reference", _alt(both, labels, words))
     figure.update_layout(
-        height=max(260, 120 + 26 * len(rows)) + 7 * longest,
-        margin={"t": 74, "r": 170, "b": 20 + 7 * longest},
-        coloraxis=_scale(drawn, stat, words),
+        height=max(260, 120 + 26 * len(rows)) + 6 * longest,
+        margin={"t": 74, "r": 170, "b": 20 + 6 * longest},
+        coloraxis=_scale(drawn, stat),
         coloraxis2=scale,
     )
     return figure.update_annotations(font={"size": 12})
@@ -85,7 +85,11 @@ def _cells(both: tuple[Comparison, Comparison], stat: str) -> tuple[list[Cells],
             found.append({at: np.nan if (size := pooled(cell)) is None else size for at, cell in panel.cells.items()})
         else:
             found.append({at: _value(cell, stat) for at, cell in panel.cells.items()})
-    return found, (rows, columns)
+    told = [{at for at, value in one.items() if np.isfinite(value)} for one in found]
+    if not all(told):
+        raise BadInput(f"One of the two has no number of this kind ({SHORT.get(stat, stat)})")
+    ups, rights = ({at[side] for at in told[0] | told[1]} for side in (0, 1))
+    return found, ([row for row in rows if row in ups], [column for column in columns if column in rights])
 
 
 def _value(cell: pd.DataFrame, stat: str) -> float:
@@ -142,9 +146,13 @@ def _ends(told: np.ndarray) -> np.ndarray:
     return np.where(told == 0, "0", np.where(np.isinf(told), "∞", ""))
 
 
-def _scale(drawn: Sequence[np.ndarray], stat: str, words: str) -> dict[str, object]:
+def _scale(drawn: Sequence[np.ndarray], stat: str) -> dict[str, object]:
     every = np.concatenate([one[np.isfinite(one)] for one in drawn])
-    bar: dict[str, object] = {"title": {"text": plain(words, 40), "side": "right"}, "thickness": 12, "x": 1.01}
+    bar: dict[str, object] = {
+        "title": {"text": SHORT.get(stat, "relative change"), "side": "right"},
+        "thickness": 12,
+        "x": 1.01,
+    }
     if stat != RELATIVE:
         return {"colorscale": "Viridis", "cmin": 0, "cmax": float(every.max(initial=0)) or 1.0, "colorbar": bar}
     low, high = (int(np.floor(every.min())), int(np.ceil(every.max()))) if len(every) else (-1, 0)

@@ -31,6 +31,16 @@ STATS = {
 }
 """Column of a comparison -> what it is, for the map."""
 
+SHORT = {
+    "share_changed": "entries changed",
+    "rank": "rank",
+    "stable_rank": "stable rank",
+    "top_share": "share of the first direction",
+    "left_overlap": "overlap, left",
+    "right_overlap": "overlap, right",
+}
+"""The same in a few words, for buttons and colour bars."""
+
 SHARES = ("share_changed", "top_share")
 """Those whose scale ends at 1."""
 
@@ -94,10 +104,11 @@ def stat_map(comparison: Comparison, stat: str) -> go.Figure:
         figure.update_xaxes(title_text="expert", row=2, col=1)
     figure.update_yaxes(type="category", showgrid=False, title_text="layer")
     title = STATS[stat][:1].upper() + STATS[stat][1:]
-    finish(figure, title, f"{title}, layer by matrix: {_range(cells[0], stat)}.", sum(heights) + 150 * len(panels))
-    bar = {"title": {"text": plain(STATS[stat], 44), "side": "right"}, "thickness": 12}
-    top = {"cmax": 1} if stat in SHARES else {}
-    axis = {"colorscale": "Viridis", "cmin": 0, **top, "colorbar": bar}
+    finish(figure, title, f"{title}, layer by matrix: {_range(cells[0], stat)}.", sum(heights) + 150 * len(panels) + 70)
+    bar = {"title": {"text": SHORT[stat], "side": "right"}, "thickness": 12}
+    every = [cell.value for found in cells for cell in found.values() if np.isfinite(cell.value)]
+    top = 1.0 if stat in SHARES else max(every, default=0.0) or 1.0
+    axis = {"colorscale": "Viridis", "cmin": 0, "cmax": top, "colorbar": bar}
     return figure.update_layout(coloraxis=axis, margin={"r": BAR_ROOM}).update_annotations(font={"size": 12})
 
 

@@ -13,7 +13,7 @@ from workbench.figures_click import CellAt
 from workbench.figures_compare import change_maps, spectra
 from workbench.figures_style import number
 from workbench.figures_two_changes import RELATIVE, two_changes
-from workbench.figures_weights import OVERLAPS, STATS, energies, stat_map
+from workbench.figures_weights import OVERLAPS, SHORT, STATS, energies, stat_map
 from workbench.pages.frame.alignment import alignment
 from workbench.pages.frame.chosen import ALL, NONE, chosen, label
 from workbench.pages.frame.elsewhere import is_of, of_verb
@@ -24,14 +24,6 @@ from workbench.pages.frame.reading import Opened, comparison_of
 from workbench.pages.frame.states import absent, banner
 from workbench.pages.frame.url import choose, pick
 from workbench.shelf import Shelved
-
-NAMES = {
-    "share_changed": "entries changed",
-    "top_share": "share of the first direction",
-    "left_overlap": "overlap, left",
-    "right_overlap": "overlap, right",
-}
-"""Short names of numbers whose own say too little."""
 
 GREY = "Grey with ≈: no further from chance than random directions. "
 """What the maps of overlap add."""
@@ -63,7 +55,7 @@ def page() -> None:
     matrices = [ALL, *dict.fromkeys(str(series.x[i]) for series in _panels(comparison) for i in range(len(series.x)))]
     column = choose("Matrix or expert", "module", matrices, lambda n: "all" if n == ALL else n)
     frame = CellAt(chosen().layer, column) if ALL not in (chosen().layer, column) else None
-    stat = pick("Number", "stat", [RELATIVE, *STATS], lambda name: NAMES.get(name, name.replace("_", " ")))
+    stat = pick("Number", "stat", [RELATIVE, *STATS], lambda name: SHORT.get(name, "relative change"))
     _map(comparison, stat, frame, source)
     _beside_reference(comparison, stat, run, source, found)
     _tensors(comparison, column, source)
