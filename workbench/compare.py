@@ -157,14 +157,15 @@ def _rows_of(sides: tuple[Shards, Shards], pair: Pair, options: CompareOptions, 
             yield row
         else:
             # Not bound to names, which would keep one expert in memory while the next is read.
-            yield _filled(row, (_read(*where[0], expert), _read(*where[1], expert)), options, device)
+            yield row_of(row, (_read(*where[0], expert), _read(*where[1], expert)), options, device)
 
 
 def _read(shards: Shards, name: str, expert: int | None) -> "Tensor":
     return shards.tensor(name) if expert is None else shards.slice(name)[expert]
 
 
-def _filled(row: TensorRow, pair: "tuple[Tensor, Tensor]", options: CompareOptions, device: str) -> TensorRow:
+def row_of(row: TensorRow, pair: "tuple[Tensor, Tensor]", options: CompareOptions, device: str = "cpu") -> TensorRow:
+    """A row with all that is known of a tensor of both sides."""
     from workbench.tensor_change import change_of, digest_of
 
     before, after = pair

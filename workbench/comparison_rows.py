@@ -127,6 +127,9 @@ WHOLE = (
 )
 
 
+WITHOUT_OVERLAP = "not held against the base's directions"
+"""How the note of a row begins that says why it has no overlap."""
+
 LATER = (
     "base_singular_values",
     "left_cosines",

@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 
+from workbench.comparison_rows import WITHOUT_OVERLAP
 from workbench.figures_compare import short_name
 from workbench.figures_style import ROLE_LOOKS, describes, finish, number, plain
 from workbench.subspaces import by_chance, principal_by_chance, principal_cosines, share_inside
@@ -44,7 +45,8 @@ def why_no_overlap(row: Mapping[Any, Any]) -> str:
         return "a vector has no directions of its own"
     if not row["rank"]:
         return "the change has no direction above what rounding leaves"
-    return str(row["note"]).rpartition("; ")[2] or "the base's matrix has no direction"
+    told = [part for part in str(row["note"]).split("; ") if part.startswith(WITHOUT_OVERLAP)]
+    return told[0] if told else "the base's matrix has no direction"
 
 
 def angle_map(row: Mapping[Any, Any]) -> go.Figure:

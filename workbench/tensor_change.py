@@ -18,13 +18,12 @@ from scipy.sparse.linalg import ArpackError
 from torch import Tensor
 
 from workbench.comparison import CompareOptions
+from workbench.comparison_rows import WITHOUT_OVERLAP
 from workbench.tensor_entries import Entries, entries_of
 from workbench.tensor_overlap import Overlap, overlap_of
 
 BLOCK = 1 << 18
 """Entries that are turned into double precision at a time: few enough to stay in a core's cache."""
-
-WITHOUT_OVERLAP = "not held against the base's directions"
 
 OVERSAMPLED = 16
 """Further directions an estimate is taken with, so that the ones kept are better."""
