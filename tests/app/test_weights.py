@@ -60,7 +60,7 @@ def test_the_chosen_tensor_is_drawn_beside_its_base(app: Callable, compared: Pat
     table = pd.read_parquet(compared / "comparisons" / "own" / "comparison.parquet")
     changed = table[table["status"] == "changed"]
     tensor = at.selectbox(key="tensor").options
-    assert len(tensor) == len(changed)
+    assert len(tensor) == len(changed) + 1 and at.selectbox(key="tensor").value == "most"
     told = alts(at)
     for words in ("Overlap of the change of L", "Cosines of the change's directions", "Entries of the change of L"):
         assert sum(words in alt for alt in told) == 1, words

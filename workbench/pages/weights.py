@@ -89,7 +89,7 @@ def _beside_reference(
     """The same map of a second comparison, of the reference if there is one, and the difference."""
     st.subheader("Beside the reference", anchor=False)
     others = {name: one for name, one in found.items() if name != source.on.name}
-    gold = next((name for name, one in others.items() if _is_reference(run, one)), NONE)
+    gold = next((name for name, one in others.items() if _is_reference(run, one, source)), NONE)
     if gold == NONE:
         why = "no comparison of the base with the reference is on the shelf"
         absent("Difference to the reference", why, _command(run, "reference"))
@@ -119,12 +119,13 @@ def _beside_reference(
         absent("Difference to the reference", str(error))
 
 
-def _is_reference(run: Opened, other: Shelved) -> bool:
-    """Whether a comparison is of Run A's base and reference."""
+def _is_reference(run: Opened, other: Shelved, source: Opened) -> bool:
+    """Whether a comparison is of Run A's base and reference, and of the same base as the one that is shown."""
     roles = ((run.on.manifest or {}).get("question") or {}).get("roles") or {}
     asked = (other.manifest or {}).get("question") or {}
     wanted = roles.get("base"), roles.get("reference")
-    return None not in wanted and (asked.get("base"), asked.get("checkpoint")) == wanted
+    same = _base_of(other) == _base_of(source.on)
+    return None not in wanted and same and (asked.get("base"), asked.get("checkpoint")) == wanted
 
 
 def _base_of(one: Shelved) -> str:

@@ -13,6 +13,9 @@ from workbench.pages.frame.reading import Opened
 from workbench.pages.frame.states import absent
 from workbench.pages.frame.url import choose
 
+MOST = "most"
+"""The choice that stays when another cell is chosen."""
+
 OVERLAP, ENTRIES = "Change against the base's own directions", "Single entries of the change"
 
 
@@ -30,10 +33,15 @@ def one_tensor(comparison: Comparison, changed: pd.DataFrame, source: Opened) ->
         )
         return
     rows = {_key(row): row for row in changed.to_dict("records")}
+    first = next(iter(rows))
     chosen = choose(
-        "Tensor", "tensor", list(rows), lambda key: short_name(rows[key]), "Of the chosen cell, most changed first."
+        "Tensor",
+        "tensor",
+        [MOST, *rows],
+        lambda key: f"most changed: {short_name(rows[first])}" if key == MOST else short_name(rows[key]),
+        "Of the chosen cell, most changed first.",
     )
-    row = rows[chosen]
+    row = rows[first if chosen == MOST else chosen]
     if why := why_no_overlap(row):
         absent(OVERLAP, why)
     else:
