@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.checkpoint import Checkpoint
 from workbench.checkpoint_files import CONFIG, read_json
-from workbench.comparison import NAMED, CompareOptions, Comparison, TensorRow
+from workbench.comparison import CompareOptions, Comparison
+from workbench.comparison_rows import NAMED, TensorRow
 from workbench.errors import BadInput
 from workbench.shards import Shards, open_shards
+from workbench.subspaces import mean_overlap
 from workbench.tensor_names import is_fused, natural_order, place_of
 
 if TYPE_CHECKING:
@@ -155,14 +157,15 @@ def _rows_of(sides: tuple[Shards, Shards], pair: Pair, options: CompareOptions, 
             yield row
         else:
             # Not bound to names, which would keep one expert in memory while the next is read.
-            yield _filled(row, (_read(*where[0], expert), _read(*where[1], expert)), options, device)
+            yield row_of(row, (_read(*where[0], expert), _read(*where[1], expert)), options, device)
 
 
 def _read(shards: Shards, name: str, expert: int | None) -> "Tensor":
     return shards.tensor(name) if expert is None else shards.slice(name)[expert]
 
 
-def _filled(row: TensorRow, pair: "tuple[Tensor, Tensor]", options: CompareOptions, device: str) -> TensorRow:
+def row_of(row: TensorRow, pair: "tuple[Tensor, Tensor]", options: CompareOptions, device: str = "cpu") -> TensorRow:
+    """A row with all that is known of a tensor of both sides."""
     from workbench.tensor_change import change_of, digest_of
 
     before, after = pair
@@ -186,7 +189,9 @@ def _filled(row: TensorRow, pair: "tuple[Tensor, Tensor]", options: CompareOptio
         sha256_after=None if change.status == "identical" else digest_of(after),
         not_finite_before=change.not_finite[0],
         not_finite_after=change.not_finite[1],
+        note="; ".join(filter(None, (row.note, change.why_no_overlap))),
         **_spectrum(change),
+        **_beside_base(change),
     )
 
 
@@ -202,6 +207,25 @@ def _spectrum(change: "Change") -> dict[str, Any]:
         "stable_rank": total / top if top else None,
         "top_share": min(1.0, top / total) if total else None,
         "singular_values": list(found.values),
+    }
+
+
+def _beside_base(change: "Change") -> dict[str, Any]:
+    """What the base's own directions and entries say about the size and place of the change."""
+    entries, overlap = change.entries, change.overlap
+    counts = {
+        "base_std": entries and entries.std,
+        "change_counts": entries and list(entries.change),
+        "base_counts": entries and list(entries.base),
+    }
+    if overlap is None:
+        return counts
+    return counts | {
+        "base_singular_values": overlap.base_values.tolist(),
+        "left_cosines": overlap.left.ravel().tolist(),
+        "right_cosines": overlap.right.ravel().tolist(),
+        "left_overlap": mean_overlap(overlap.left),
+        "right_overlap": mean_overlap(overlap.right),
     }
 
 

@@ -13,7 +13,7 @@ quantised blocks (MXFP4) included, whose numbers are codes.
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
+from workbench.comparison_rows import COLUMNS, DIFFERENT, LATER, STATUSES, TensorRow, typed
 from workbench.errors import BadInput, did_you_mean
 from workbench.registry import Method
 from workbench.tensor_names import MODULES
@@ -28,24 +29,8 @@ from workbench.tensor_names import MODULES
 if TYPE_CHECKING:
     import plotly.graph_objects
 
-NAMED = 64
-"""Changed rows or columns are listed up to this many; above it only counted."""
-
 OUTSIDE = "outside the layers"
 """Label of tensors that belong to no layer."""
-
-STATUSES = {
-    "identical": "the same bytes",
-    "retyped": "the same numbers in another dtype",
-    "rounded": "the base's numbers rounded to the checkpoint's dtype, nothing else",
-    "changed": "other numbers",
-    "only in base": "not stored in the checkpoint",
-    "only in checkpoint": "not stored in the base",
-}
-"""Everything `TensorRow.status` can be."""
-
-DIFFERENT = ("changed", "rounded")
-"""Statuses of tensors whose numbers differ."""
 
 VALUES = ("relative_change", "change_norm", "entries_changed", "tensors_changed")
 """What `Comparison.by` can put into its cells."""
@@ -62,90 +47,14 @@ class CompareOptions(Method):
     rank_tolerance: float = Field(1e-6, gt=0, lt=1)
     """A singular value counts towards the rank when it exceeds this share of the largest (and the rounding of the
     stored dtype)."""
+    base_directions: int = Field(8, ge=0, le=64)
+    """How many leading directions of the base's matrix and of its change are held against each other; 0 leaves that
+    out."""
+    overlap_below: int = Field(1024, ge=0)
+    """Largest side min(rows, columns) of a matrix for which that is done. 1024 by 4096 takes about half a second on one
+    core, 4096 by 11008 about ten."""
     seed: int = 0
     """Of the randomised estimate."""
-
-
-@dataclass(frozen=True)
-class TensorRow:
-    """One row of `Comparison.table`; None is what cannot be said."""
-
-    tensor: str
-    """Name on disk."""
-    layer: int | None
-    """Number of the layer."""
-    module: str
-    """One of `workbench.tensor_names.MODULES`."""
-    matrix: str
-    """Name within the module, such as `q_proj`."""
-    expert: int | None
-    """Number of the expert."""
-    shape: str
-    """Sizes; of one expert where experts are stored fused."""
-    entries: int
-    """Number of entries."""
-    status: str
-    """One of `STATUSES`."""
-    dtype_before: str | None = None
-    """Stored dtype in the base."""
-    dtype_after: str | None = None
-    """Stored dtype in the checkpoint."""
-    entries_changed: int | None = None
-    """Entries that differ."""
-    share_changed: float | None = None
-    """Of all entries."""
-    base_norm: float | None = None
-    """Frobenius norm of the base's tensor."""
-    change_norm: float | None = None
-    """Frobenius norm of the difference."""
-    relative_change: float | None = None
-    """Change over base; None when the base is zero and changed."""
-    largest_change: float | None = None
-    """Largest absolute difference of one entry."""
-    rows_changed: int | None = None
-    """Rows with a difference; of a vector its entries."""
-    columns_changed: int | None = None
-    """Columns with a difference; None for a vector."""
-    rows: list[int] | None = None
-    """Which rows, when they are at most `NAMED`."""
-    columns: list[int] | None = None
-    """Which columns, when they are at most `NAMED`."""
-    rank: int | None = None
-    """Singular values of the difference above the threshold; None for vectors."""
-    rank_is_at_least: bool | None = None
-    """Whether the spectrum is estimated, so that the rank is a lower bound."""
-    rank_threshold: float | None = None
-    """Singular values up to here do not count."""
-    stable_rank: float | None = None
-    """Squared Frobenius norm over squared largest singular value."""
-    top_share: float | None = None
-    """Share of the squared norm in the first direction."""
-    singular_values: list[float] | None = None
-    """The leading ones, largest first."""
-    sha256_before: str | None = None
-    """Of the tensor's bytes in the base."""
-    sha256_after: str | None = None
-    """Of its bytes in the checkpoint; None when they are the same."""
-    not_finite_before: int | None = None
-    """Entries of the base that are infinite or not a number; norms leave them out."""
-    not_finite_after: int | None = None
-    """The same of the checkpoint."""
-    note: str = ""
-    """What else to know."""
-
-
-COLUMNS = tuple(f.name for f in fields(TensorRow))
-_WHOLE = (
-    "layer",
-    "expert",
-    "entries",
-    "entries_changed",
-    "rows_changed",
-    "columns_changed",
-    "rank",
-    "not_finite_before",
-    "not_finite_after",
-)
 
 
 @dataclass(frozen=True)
@@ -167,7 +76,7 @@ class Comparison:
     def of_rows(cls, names: tuple[str, str], rows: list[TensorRow], **more: Any) -> "Comparison":
         """From rows in the order of the files."""
         table = pd.DataFrame([[getattr(row, name) for name in COLUMNS] for row in rows], columns=list(COLUMNS))
-        return cls(*names, _typed(table), **more)
+        return cls(*names, typed(table), **more)
 
     @property
     def changed(self) -> pd.DataFrame:
@@ -260,8 +169,13 @@ class Comparison:
 
     # ---- on disk
 
-    def save(self, folder: Path) -> list[Path]:
-        """Write comparison.html, comparison.parquet (spectra in its column `singular_values`) and comparison.json."""
+    def save(self, folder: Path, page: bool = True) -> list[Path]:
+        """Write comparison.html, comparison.parquet (spectra in its column `singular_values`) and comparison.json.
+
+        Args:
+            folder: where.
+            page: whether to write the page, which is 5 MB and takes longer than comparing two small models.
+        """
         from workbench.comparison_words import comparison_page
         from workbench.store import write_atomically, write_json
 
@@ -269,7 +183,7 @@ class Comparison:
         self.table.to_parquet(buffer, index=False)
         words = {"base": self.base, "checkpoint": self.checkpoint, "notes": self.notes, "made_by": dict(self.made_by)}
         return [
-            write_atomically(folder / "comparison.html", comparison_page(self).encode()),
+            *([write_atomically(folder / "comparison.html", comparison_page(self).encode())] if page else []),
             write_atomically(folder / "comparison.parquet", buffer.getvalue()),
             write_json(folder / "comparison.json", {**words, "sentence": self.sentence(), "summary": self.summary()}),
         ]
@@ -283,22 +197,14 @@ class Comparison:
         """
         try:
             words = json.loads((folder / "comparison.json").read_text())
-            table = pd.read_parquet(folder / "comparison.parquet")[list(COLUMNS)]
-            return cls(words["base"], words["checkpoint"], _typed(table), tuple(words["notes"]), words["made_by"])
+            table = pd.read_parquet(folder / "comparison.parquet")
+            older = [name for name in LATER if name not in table]
+            table = table.assign(**dict.fromkeys(older))[list(COLUMNS)]
+            return cls(words["base"], words["checkpoint"], typed(table), tuple(words["notes"]), words["made_by"])
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise BadInput(
                 f"Cannot read the comparison in {str(folder)!r}: {error}. Run `workbench verify` on the run"
             ) from None
-
-
-def _typed(table: pd.DataFrame) -> pd.DataFrame:
-    """Whole numbers stay whole where some are missing; lists read from disk are lists again."""
-    table = table.astype(dict.fromkeys(_WHOLE, "Int64"))
-    for name in ("rows", "columns", "singular_values"):
-        lists = [None if cell is None else list(cell) for cell in table[name]]
-        table[name] = pd.Series(lists, index=table.index, dtype=object)
-    numbers = [name for name in COLUMNS if name.endswith(("_norm", "_change", "_threshold", "_rank", "share_changed"))]
-    return table.astype(dict.fromkeys([*numbers, "top_share"], float))
 
 
 def _worst(statuses: "pd.Series[Any]") -> str:

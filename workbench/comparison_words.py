@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from workbench.comparison import STATUSES, Comparison
+from workbench.comparison import Comparison
+from workbench.comparison_rows import STATUSES
 from workbench.figures_style import alt_text, number
 from workbench.templating import render
 

@@ -16,7 +16,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.comparison import DIFFERENT, Comparison, pooled
+from workbench.comparison import Comparison, pooled
+from workbench.comparison_rows import DIFFERENT
 from workbench.comparison_words import percent, rank_words
 from workbench.figures_style import MUTED, NOISE, ROLE_LOOKS, SPARE_LOOKS, describes, finish, number, plain
 from workbench.tensor_names import MODULES

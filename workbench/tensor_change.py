@@ -14,9 +14,13 @@ import math
 from dataclasses import dataclass
 
 import torch
+from scipy.sparse.linalg import ArpackError
 from torch import Tensor
 
 from workbench.comparison import CompareOptions
+from workbench.comparison_rows import WITHOUT_OVERLAP
+from workbench.tensor_entries import Entries, entries_of
+from workbench.tensor_overlap import Overlap, overlap_of
 
 BLOCK = 1 << 18
 """Entries that are turned into double precision at a time: few enough to stay in a core's cache."""
@@ -66,6 +70,12 @@ class Change:
     """Entries before and after that are infinite or not a number."""
     spectrum: Spectrum | None
     """Of a changed matrix; None for vectors and for what did not change."""
+    overlap: Overlap | None = None
+    """With the base's own directions; None too where the change has none above the rounding."""
+    why_no_overlap: str = ""
+    """For a matrix whose change has directions that were not held against the base's."""
+    entries: Entries | None = None
+    """Counts of the single entries of what changed; None when the base's are all alike."""
 
 
 def digest_of(tensor: Tensor) -> str:
@@ -86,10 +96,11 @@ def change_of(before: Tensor, after: Tensor, options: CompareOptions, device: st
     tally = _Tally(first, second)
     rows = tuple(torch.nonzero(tally.in_row).flatten().tolist())
     columns = tuple(torch.nonzero(tally.in_column).flatten().tolist()) if before.ndim > 1 else ()
-    spectrum = None
+    spectrum, overlap, why = None, None, ""
     if rows and columns:
         difference = _difference((first, second), rows, columns, options)
         spectrum = spectrum_of(difference, options, tally.rounding(after.dtype), device)
+        overlap, why = _overlap(first, difference, (rows, columns), spectrum.rank, options)
     return Change(
         status=_status(before, after, tally.changed),
         entries_changed=tally.changed,
@@ -100,6 +111,9 @@ def change_of(before: Tensor, after: Tensor, options: CompareOptions, device: st
         columns=columns,
         not_finite=(tally.lost_before, tally.lost_after),
         spectrum=spectrum,
+        overlap=overlap,
+        why_no_overlap=why,
+        entries=entries_of(first, second) if tally.changed else None,
     )
 
 
@@ -129,6 +143,22 @@ def _estimated(matrix: Tensor, options: CompareOptions) -> Tensor:
         torch.manual_seed(options.seed)
         count = min(options.singular_values + OVERSAMPLED, *matrix.shape)
         return torch.svd_lowrank(matrix.float(), q=count, niter=4)[1]
+
+
+def _overlap(
+    before: Tensor, difference: Tensor, places: tuple[tuple[int, ...], ...], rank: int, options: CompareOptions
+) -> tuple[Overlap | None, str]:
+    """The overlap with the base's directions, or why there is none though the change has directions."""
+    if not rank or not options.base_directions:
+        return None, f"{WITHOUT_OVERLAP}: base_directions=0" if rank else ""
+    if min(before.shape) > options.overlap_below:
+        size = " by ".join(map(str, before.shape))
+        return None, f"{WITHOUT_OVERLAP}: {size} is larger than overlap_below={options.overlap_below}"
+    base = torch.nan_to_num(before.double(), 0.0, 0.0, 0.0)
+    try:
+        return overlap_of(base.numpy(), difference.numpy(), (places[0], places[1]), rank, options), ""
+    except ArpackError as error:
+        return None, f"{WITHOUT_OVERLAP}: the iteration did not end ({error})"
 
 
 class _Tally:

@@ -10,6 +10,7 @@ from audits.attacks.relearn import Relearn
 from audits.read import ReadingOptions
 from workbench.cli import main
 from workbench.cli.demo_job import CLAIM_OF, COLUMNS, DemoOptions, Result, question_of, run
+from workbench.comparison import Comparison
 from workbench.datasets import load_concept
 from workbench.demo.pair import Pair
 from workbench.store import RunFolder, verify
@@ -59,6 +60,9 @@ def test_every_removal_is_made_audited_and_told(finished) -> None:
         assert {c: rows[name][c] for c in CLAIM_OF} == {
             c: values[claim] and values[claim]["mean"] for c, claim in CLAIM_OF.items()
         }
+    assert {path.name for path in (out / "comparisons").iterdir()} == set(NAMES) - {"taught"}
+    kept = Comparison.load(out / "comparisons" / "concept_ablation-random")
+    assert set(kept.changed["matrix"]) == {"down_proj"} and kept.made_by["checkpoint"] != kept.made_by["base"]
     assert verify(out) == []
 
 

@@ -32,7 +32,8 @@ def compare(
             "--set",
             metavar="KEY=VALUE",
             help="singular_values (how many are kept), exact_below (largest matrix side with an exact spectrum), "
-            "rank_tolerance or seed (of the estimate); may be given many times.",
+            "rank_tolerance, base_directions (held against the change's), overlap_below (largest matrix side for that) "
+            "or seed (of the estimate); may be given many times.",
         ),
     ] = None,
     out: Out = None,
@@ -42,6 +43,7 @@ def compare(
     opening: "Opening",
 ) -> None:
     """Say which tensors of a checkpoint differ from its base, how much and of which rank; no model is loaded."""
+    from workbench.cli.compare_job import question_of
     from workbench.cli.settings import parse_settings
     from workbench.cli.subjects import checkpoint_at
     from workbench.comparison import CompareOptions, Comparison
@@ -53,7 +55,7 @@ def compare(
         raise BadInput(f"{idle[0]} means nothing here: tensors are compared as they are stored. Leave it out")
     options = CompareOptions(**parse_settings(settings))
     before, after = checkpoint_at(base, opening), checkpoint_at(checkpoint, opening)
-    question = {"verb": "compare", "base": before.digest, "checkpoint": after.digest, "method": options.spec()}
+    question = question_of((before, after), options)
     run = RunFolder.claim(out or default_out("compare", after.name, question_id(question)), question)
     if run.finished:
         screen.note("These were compared before; showing what is stored")
@@ -66,17 +68,15 @@ def _compare(
     screen: Screen, run: "RunFolder", pair: "tuple[Checkpoint, Checkpoint]", options: "CompareOptions"
 ) -> None:
     """Compare and store, with a bar for the tensors."""
+    from workbench.cli.compare_job import make
     from workbench.cli.machine import prepare_torch
     from workbench.cli.progress import progress
-    from workbench.compare import compare as compare_tensors
-    from workbench.telling import Telling
 
     base, other = pair
     screen.note(f"Comparing {other.name} with {base.name}")
-    with run.running(base=base.record, checkpoint=other.record), progress(screen) as step:
-        device = base.opening.device
-        prepare_torch(device)
-        compare_tensors(base, other, options, device, Telling(run, step)).save(run.path)
+    prepare_torch(base.opening.device)
+    with progress(screen) as step:
+        make(run, pair, options, step)
 
 
 def _show(screen: Screen, run: "RunFolder", made: "Comparison", top: int) -> None:
@@ -84,6 +84,7 @@ def _show(screen: Screen, run: "RunFolder", made: "Comparison", top: int) -> Non
     from workbench.comparison_words import MOST_CHANGED, most_changed
 
     paths = [run.path / f"comparison.{ending}" for ending in ("html", "parquet", "json")]
+    paths = [path for path in paths if path.is_file()]
     rows, total = most_changed(made, top), len(made.changed)
     payload = {
         "verb": "compare",

@@ -18,6 +18,7 @@ from audits.verdict import GOOD, tell
 from interventions import INTERVENTIONS
 from probes import PROBES
 from workbench.checkpoint import Checkpoint
+from workbench.cli.compare_job import compare_all
 from workbench.concepts import Concept
 from workbench.datasets import load_concept
 from workbench.demo.pair import Pair, build_pair
@@ -89,6 +90,8 @@ def run(options: DemoOptions, out: Path, progress: Progress) -> Result:
     with folder.running():
         _models(options, out, progress)
         subjects = _unlearn(options, concept, out, progress)
+        changed = {name: out / name for name in subjects if name != "taught"}
+        compare_all(out / "taught", changed, out / "comparisons", progress)
         reports = dict(_audits(subjects, concept, options.reading, out, progress))
         rows = [row_of(name, report) for name, report in reports.items()]
         told = strongest_contradiction(reports)
