@@ -64,10 +64,11 @@ def tested_words(trace: Trace) -> str:
     if not isinstance(told, Mapping):
         return ""
     signs = f"all {told['signs']}" if told["all_signs"] else f"{told['signs']} random"
+    few = ", so that none could" if told["smallest_p"] >= told["q_below"] else ""
     return (
         f"{told['found']} of {told['tested']} features that fire in either model changed with q < "
         f"{number(told['q_below'])} (paired over {told['facts']} facts of {told['subjects']} subjects, {signs} ways to "
-        f"set their signs; the smallest p that so many subjects can give is {number(told['smallest_p'])})"
+        f"set their signs; the smallest p that so many subjects can give is {number(told['smallest_p'])}{few})"
     )
 
 
@@ -86,7 +87,8 @@ def feature_changes(trace: Trace, k: int = 20) -> go.Figure:
         _pairs(figure, means, names, (panels[1], 2))
     if table["low"].notna().any():
         _intervals(figure, table, names, len(panels))
-    figure.update_yaxes(type="category", categoryorder="array", categoryarray=names[::-1])
+    # The standoff: a mark at 0 lies half outside.
+    figure.update_yaxes(type="category", categoryorder="array", categoryarray=names[::-1], ticklabelstandoff=8)
     figure.update_xaxes(rangemode="tozero")
     top = f"{names[0]} from {number(table['before'][0])} to {number(table['after'][0])}" if names else "none"
     said = ", ".join(f"{count} {fate}" for fate, count in fates(trace).items())
@@ -187,17 +189,17 @@ def fates_map(rows: Mapping[str, Trace], chosen: str = "") -> go.Figure:
             z=share,
             x=list(FATES),
             y=names,
-            colorscale="Cividis",
+            colorscale="Blues",
             zmin=0,
-            zmax=float(np.nanmax(share, initial=0.0)) or 1.0,
-            xgap=2,
+            zmax=1.6 * (float(np.nanmax(share, initial=0.0)) or 1.0),  # the darkest blues would swallow the words
+            showscale=False,
+            xgap=4,
             ygap=4,
             text=[[f"{c:.0f} of {n:.0f}" for c, n in zip(*line, strict=True)] for line in zip(counts, of, strict=True)],
             texttemplate="%{text}",
-            textfont={"size": 13},
+            textfont={"size": 13, "color": INK},
             customdata=np.stack([counts, of, share], axis=-1),
             meta=describes("", "", "became", "autoencoder", ("features", "of", "share")),
-            colorbar={"title": {"text": "share", "side": "right"}, "thickness": 12, "len": 1},
             hovertemplate="%{y}, %{x}: %{customdata[0]:.0f} of %{customdata[1]:.0f}<extra></extra>",
         )
     )
@@ -213,7 +215,7 @@ def fates_map(rows: Mapping[str, Trace], chosen: str = "") -> go.Figure:
     )
     alt = f"Features killed, silenced and new on the facts to forget, {len(rows)} autoencoders: {told}."
     finish(figure, "What became of features, layer by layer", alt, 100 + 40 * max(len(names), 2))
-    return figure.update_layout(margin={"r": 98, "t": 46, "b": 36})
+    return figure.update_layout(margin={"t": 46, "b": 36})
 
 
 def _alive(trace: Trace) -> tuple[int, int]:
@@ -233,17 +235,18 @@ def activation_histogram(trace: Trace, feature: str) -> go.Figure | None:
     for side, role in SIDES:
         if side not in kept:
             continue
+        name = side if "before" in kept else "this model"
         shade = PATTERNS["forget, before" if side == "before" else "forget"]
         figure.add_bar(
             x=(edges[:-1] + edges[1:]) / 2,
             y=kept[side],
-            name=side,
+            name=name,
             marker={"color": ROLE_LOOKS[role].color, "pattern": {"shape": shade}},
             customdata=np.stack([edges[:-1], edges[1:]], axis=-1),
-            meta=describes("", side, "activation", "tokens", ("from", "to")),
-            hovertemplate="%{customdata[0]:.3g} to %{customdata[1]:.3g}: %{y} tokens<extra>" + side + "</extra>",
+            meta=describes("", name, "activation", "tokens", ("from", "to")),
+            hovertemplate="%{customdata[0]:.3g} to %{customdata[1]:.3g}: %{y} tokens<extra>" + name + "</extra>",
         )
-        said.append(f"{side}: fires on {sum(kept[side])} tokens")
+        said.append(f"{name}: fires on {sum(kept[side])} tokens")
     figure.update_xaxes(title_text="activation", rangemode="tozero", range=[0, float(edges[-1])])
     figure.update_yaxes(title_text="tokens", rangemode="tozero")
     alt = (

@@ -22,6 +22,9 @@ from workbench.trace import Trace
 SIDES = ("before", "after")
 """Rows of a text."""
 
+ALONE = "this model"
+"""The row where one model was read."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -32,7 +35,7 @@ class Example:
     answer_from: int
     """Place of the answer's first token."""
     sides: Mapping[str, Sequence[float]]
-    """`before` (where there is a donor) and `after` -> an activation a token."""
+    """`before` and `after`, or `this model` alone -> an activation a token."""
 
 
 def examples_of(trace: Trace, feature: str) -> tuple[Example, ...]:
@@ -46,6 +49,7 @@ def examples_of(trace: Trace, feature: str) -> tuple[Example, ...]:
     for one in card.get("examples", ()):
         text = texts[str(one["fact"])]
         sides = {side: [float(value) for value in one[side]] for side in SIDES if side in one}
+        sides = sides if "before" in sides else {ALONE: sides["after"]}
         if any(len(values) != len(text["tokens"]) for values in sides.values()):
             raise ValueError(f"the texts of feature {feature} have other lengths than its activations")
         found.append(Example([str(token) for token in text["tokens"]], int(text["answer_from"]), sides))
@@ -80,6 +84,7 @@ def example_words(place: int, one: Example) -> str:
 
 
 _CELL = "padding:2px 3px;text-align:center;vertical-align:top;"
+_SIDE = f"{_CELL}text-align:left;color:{MUTED};font-size:0.8rem;font-weight:600;white-space:nowrap;padding-right:10px"
 _BOX = (
     "display:inline-block;padding:1px 5px;border-radius:3px;font-family:ui-monospace,monospace;font-size:0.85rem;"
     "white-space:pre;line-height:1.25;"
@@ -88,8 +93,7 @@ _BOX = (
 
 def _example(place: int, one: Example, largest: float) -> str:
     rows = "".join(
-        f'<tr><th scope="row" style="{_CELL}text-align:left;color:{MUTED};font-size:0.8rem;font-weight:600;'
-        f'padding-right:10px">{side}</th>{_cells(one, values, largest)}</tr>'
+        f'<tr><th scope="row" style="{_SIDE}">{side}</th>{_cells(one, values, largest)}</tr>'
         for side, values in one.sides.items()
     )
     said = html.escape(example_words(place, one), quote=True)

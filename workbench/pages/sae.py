@@ -34,6 +34,9 @@ FATES = {
 }
 """What the counts count."""
 
+GROWN = 1.5
+"""How many times the error of the model before it takes to be spoken of where the run has no warning."""
+
 FOUND = "found first"
 """The order of the run."""
 
@@ -93,6 +96,21 @@ def _caution(trace: Trace) -> None:
             f"{safe('; '.join(warned), 900)}. A reading through an autoencoder trained on this model itself (the same "
             "command without a model to compare with) tells what fires here, though not what changed.",
             icon=":material/warning:",
+        )
+        return
+    errors, before = trace.notes.get("reconstruction_error"), (trace.notes.get("before") or {})
+    grown = {
+        name: now / old
+        for name, now in (errors or {}).items()
+        if now is not None and (old := (before.get("reconstruction_error") or {}).get(name)) and now > GROWN * old
+    }
+    if grown:
+        st.info(
+            "The autoencoder's squared error is larger than on the model before: "
+            + ", ".join(f"{number(times)} times on {safe(name)}" for name, times in grown.items())
+            + ". That is within the limit this run was given for a caution (its option `degrade`), but some of the "
+            "changes below may be the autoencoder's failure.",
+            icon=":material/info:",
         )
 
 
@@ -162,7 +180,7 @@ def _layers(run: Opened, trace: Trace, source: Opened) -> None:
         grid(figure, "fates", None, told, f"{words} Click a row, or choose the run above, to look into it.")
         return
     picture(figure, "fates", f"{words} One run reads one autoencoder at one place; more runs on the shelf add rows:")
-    st.code(_elsewhere(source, trace), language="bash")
+    st.code(_elsewhere(source, trace), language="bash", wrap_lines=True)
 
 
 def _alike(run: Opened, trace: Trace, source: Opened) -> dict[str, tuple[str, Trace]]:

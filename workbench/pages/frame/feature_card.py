@@ -19,6 +19,11 @@ from workbench.trace import Trace
 BLANKS = ("▁", "Ġ")
 """How SentencePiece and byte-level tokenizers write the blank before a word."""
 
+OLDER = (
+    "this older run keeps tokens only of the features it found; made again it has a histogram and texts too, and of "
+    "those that changed most"
+)
+
 NOT_KEPT = "the run keeps tokens and texts only of the features it found and of those that changed most"
 
 
@@ -36,7 +41,8 @@ def feature_card(trace: Trace, feature: str, source: Opened) -> None:
     kept = (trace.notes.get("features") or {}).get(feature)
     cards = trace.notes.get("cards")
     if not isinstance(kept, Mapping) and feature not in (cards or {}):
-        absent(f"Feature {feature}, in texts and tokens", NOT_KEPT)
+        again = "" if isinstance(cards, Mapping) else source.again
+        absent(f"Feature {feature}, in texts and tokens", NOT_KEPT if not again else OLDER, again)
         return
     if isinstance(cards, Mapping):
         _fires(trace, feature)
@@ -89,7 +95,7 @@ def _fires(trace: Trace, feature: str) -> None:
     """How strongly, and in which texts."""
     figure = activation_histogram(trace, feature)
     if figure is not None:
-        picture(figure, "activations", "Tokens at which it does not fire are left out; one axis for both models.")
+        picture(figure, "activations", "Tokens of the facts to forget; those at which it does not fire are left out.")
     st.markdown("**Where it fires most**")
     try:
         examples = examples_of(trace, feature)
@@ -105,8 +111,8 @@ def _fires(trace: Trace, feature: str) -> None:
 def _texts(examples: tuple[Example, ...], feature: str) -> None:
     st.html(examples_html(examples))
     st.caption(
-        "The facts to forget (prompt and answer, the answer underlined) in which it fires most strongly in either "
-        "model; the rows are the same text read by both models, on one scale."
+        "The facts to forget (prompt and answer, the answer underlined) in which it fires most strongly, in either "
+        "model where two were read; rows beside each other are one text read by both, on one scale."
     )
     table = examples_table(examples)
     with st.expander(f"In words and numbers ({len(table)} tokens)", key="texts in numbers"):
