@@ -192,9 +192,10 @@ def _alike(run: Opened, trace: Trace, source: Opened) -> dict[str, tuple[str, Tr
         ]
     found.sort(key=lambda pair: (_layer(pair[1]), pair[0]))
     rows: dict[str, tuple[str, Trace]] = {}
-    for name, one in found:
-        row = str(one.notes.get("site", "site not noted"))
-        rows[f"{row} ({name})" if row in rows else row] = (name, one)
+    for name, reading in found:
+        site = str(reading.notes.get("site", "site not noted"))
+        again = sum(one.notes.get("site") == reading.notes.get("site") for _, one in rows.values())
+        rows[f"{site} ({again + 1})" if again else site] = (name, reading)
     return rows
 
 
