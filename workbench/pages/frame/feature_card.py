@@ -112,7 +112,7 @@ def _texts(examples: tuple[Example, ...], feature: str) -> None:
     st.html(examples_html(examples))
     st.caption(
         "The facts to forget (prompt and answer, the answer underlined) in which it fires most strongly, in either "
-        "model where two were read; rows beside each other are one text read by both, on one scale."
+        "model where two were read; each pair of rows is one text read by both, on one scale."
     )
     table = examples_table(examples)
     with st.expander(f"In words and numbers ({len(table)} tokens)", key="texts in numbers"):
