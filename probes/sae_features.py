@@ -7,14 +7,18 @@ tokens, the first `keep` are found. Retain is near and far facts together; speci
 `rank="attribution"` sorts by the first-order effect on the answer's logit instead (their second route, without its
 trial clamping), and drops the same features. Where no SAE is given, one is trained on the spot on these very tokens.
 Read it as: `forget` and `retain` are shares of tokens, `attribution` is logits per fact (positive speaks for the
-answer). With a donor (the model before), `forget_change` and `retain_change` are this model's share less the donor's,
-through the same SAE. `notes["shuffled"]` says how much found features fire when facts are dealt at random to forget
-and retain (`probes.feature_firing`): no more than there means nothing special. To confirm, clamp the found features
-(`sae_clamp`, to a negative number: the paper finds that zero does nothing) and compare with as many random ones.
+answer), `forget_mean` is the mean activation over all forget tokens. With a donor (the model before), `_change` is this
+model's number less the donor's; `notes["change"]` has p-values and false-discovery rates (`probes.feature_against`).
+The features found and the `keep` that changed most have a card (`probes.feature_cards`). `notes["shuffled"]` says how
+much found features fire when facts are dealt at random to forget and retain (`probes.feature_firing`): no more than
+there means nothing special. To confirm, clamp the found features (`sae_clamp`, to a negative number: the paper finds
+that zero does nothing) and compare with as many random ones.
 Does not show: knowledge that no feature stands for (`notes["explained_variance"]`), or anything about an edited model
 whose values the SAE no longer describes (`notes["warnings"]`). An SAE trained on a few hundred tokens knows only those.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,18 +29,27 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from probes.feature_against import Against, require_same_reading
+from probes.feature_cards import cards, texts_of, written
 from probes.feature_firing import Firing
-from probes.vector_scan import top_ids, vocabulary
 from workbench.concepts import Fact, FactSet
 from workbench.errors import BadInput
 from workbench.feature_choice import Limits
 from workbench.fitted_sae import FittedSae, ThroughSae
 from workbench.model import HookedModel
-from workbench.sae_reading import Dictionary, FeatureReading, feature_effects, read_features
+from workbench.sae_activations import MOST, Activations
+from workbench.sae_reading import FeatureReading, feature_effects, read_features
 from workbench.tokens import Encoded
 from workbench.trace import Trace
 
 SETS = ("forget", "near", "far")
+
+AXES = {
+    "feature": "features of the SAE: the found ones best first, then the rest by share of forget tokens",
+    "measure": "forget, retain: share of tokens; attribution: logits per fact; forget_mean: activation a forget token; "
+    "_change: this model's number less the donor's",
+}
+"""What the axes are, for the notes."""
 
 
 class SaeFeatures(ThroughSae):
@@ -49,14 +62,16 @@ class SaeFeatures(ThroughSae):
     forget_above: float = Field(0.0, ge=0, lt=1)
     """A found feature fires on more than this share of the forget tokens; as published, on any at all."""
     keep: int = Field(20, ge=1)
-    """How many features are found at most; the paper uses 10, 20 and 50."""
+    """How many features are found at most (the paper uses 10, 20 and 50), and how many changed ones have a card."""
     shuffles: int = Field(200, ge=0)
     """How often facts are dealt at random to forget and retain, to see what chance finds."""
     degrade: float = Field(0.1, ge=0)
     """Warn when the SAE's squared error is larger than on the donor by this share of the variance there. The donor's
     variance, because an edit that empties a site leaves none to explain."""
     tokens: int = Field(10, ge=1)
-    """How many tokens the list of each found feature has."""
+    """How many tokens the list of each found or changed feature has."""
+    examples: int = Field(3, ge=0)
+    """How many facts the card of a feature has: the facts to forget in which it fires most, in either model."""
 
     def donor_reading(self) -> "SaeFeatures":
         """The same reading of the model compared against, whose SAE is then used for both."""
@@ -100,9 +115,9 @@ class SaeFeatures(ThroughSae):
             progress=progress,
         )
         if donor is not None:
-            _require_same_reading(donor, used, about)
+            require_same_reading(donor, used, about)
         readings = {
-            name: read_features(model, used.site, used.dictionary, [e.ids for e in one.encoded])
+            name: read_features(model, used.site, used.dictionary, [e.ids for e in one.encoded], name == "forget")
             for name, one in sets.items()
             if one.encoded
         }
@@ -117,13 +132,38 @@ class SaeFeatures(ThroughSae):
             "site": str(used.site),
             "sae": used.notes(),
             "found": found,
-            "features": _words(model, used.dictionary, found, self.tokens),
             "shuffled": firing.shuffled(limits, self.shuffles, self.seed),
             **_quality(readings),
             **_coverage(sets),
+            "rows_digest": _digest(sets["forget"].encoded),
+            "warnings": [],
             "why_not": {name: reason for name, reason in (("attribution", why), ("retain", firing.why_not)) if reason},
         }
-        return _trace(firing, effects, found, notes, donor, self.degrade)
+        values, order = _columns(firing, effects, readings["forget"].mean, found)
+        return self._trace(_Read(model, used, sets["forget"], readings["forget"], order), values, notes, donor)
+
+    def _trace(self, read: "_Read", values: dict[str, np.ndarray], notes: dict[str, Any], donor: Trace | None) -> Trace:
+        """The columns, with the donor's beside them, and the cards of the features that are kept."""
+        chosen, sides = notes["found"], {"after": read.acts}
+        if donor is None:
+            notes |= _packed(read.acts)
+        else:
+            clusters = [fact.cluster for fact in read.facts.facts]
+            against = Against.of(donor, read.order, read.acts, (notes["rows_digest"], clusters), self.seed)
+            values |= against.columns(values)
+            chosen = list(dict.fromkeys([*chosen, *against.most(values["forget_change"], self.keep)]))
+            notes |= against.notes(notes, values["forget"], chosen, self.degrade, self.seed)
+            sides = against.sides(read.acts)
+        made = cards(chosen, sides, self.examples)
+        notes |= {
+            "features": written(read.model, read.used.dictionary, chosen, self.tokens),
+            "cards": made,
+            "texts": texts_of(read.model, read.facts.encoded, made),
+            "axes": AXES,
+        }
+        labels = {"feature": tuple(map(str, read.order)), "measure": tuple(values)}
+        numbers = np.stack(list(values.values()), axis=1)
+        return Trace("sae_features", numbers, ("feature", "measure"), "see measure", labels, notes)
 
 
 @dataclass(frozen=True)
@@ -135,6 +175,23 @@ class _Set:
     skipped: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Read:
+    """What was read of the facts to forget, and through what."""
+
+    model: HookedModel
+    used: FittedSae
+    facts: _Set
+    reading: FeatureReading
+    order: list[int]
+
+    @property
+    def acts(self) -> Activations:
+        """Every activation; they were asked for."""
+        assert self.reading.kept is not None
+        return self.reading.kept
+
+
 def _readable(model: HookedModel, given: FactSet | None) -> _Set:
     facts, encoded, skipped = [], [], []
     for fact in given.facts if given is not None else ():
@@ -144,25 +201,6 @@ def _readable(model: HookedModel, given: FactSet | None) -> _Set:
         except BadInput as error:
             skipped.append(str(error))
     return _Set(tuple(facts), tuple(encoded), tuple(skipped))
-
-
-def _require_same_reading(donor: Trace, used: FittedSae, about: Mapping[str, Any]) -> None:
-    """Refuse a donor that was read on other facts, through another SAE or elsewhere.
-
-    Raises:
-        BadInput: saying in what they differ.
-    """
-    same = {
-        "facts": donor.notes.get("facts_digest") == about["facts_digest"],
-        "SAE": donor.notes["sae"]["digest"] == used.digest,
-        "site": donor.notes["site"] == str(used.site),
-    }
-    wrong = [name for name, is_same in same.items() if not is_same]
-    if wrong:
-        raise BadInput(
-            f"The donor ({donor.notes.get('model')}) was read with another {' and '.join(wrong)} than "
-            f"{about['model']}; take both readings with the same options on the same facts"
-        )
 
 
 # ---- what is said of them
@@ -201,91 +239,25 @@ def _known(number: float) -> float | None:
     return number if np.isfinite(number) else None
 
 
-@torch.no_grad()
-def _words(
-    model: HookedModel, dictionary: Dictionary, found: Sequence[int], tokens: int
-) -> dict[str, dict[str, list[str]]] | None:
-    """The tokens each found feature writes for and against; None where it does not write into the residual stream."""
-    if dictionary.decoder.shape[1] != model.d_model or not found:
-        return None if dictionary.decoder.shape[1] != model.d_model else {}
-    rows = dictionary.decoder[list(found)].to(model.unembedding.device)
-    logits, among = rows @ model.unembedding.float().T, vocabulary(model)
-    up, down = (top_ids(sign * logits, tokens, among).tolist() for sign in (1, -1))
-    words = model.tokenizer.convert_ids_to_tokens
-    return {str(feature): {"promotes": words(up[i]), "suppresses": words(down[i])} for i, feature in enumerate(found)}
+def _digest(encoded: Sequence[Encoded]) -> str:
+    """sha256 of the token rows: two readings of the same rows can be compared token by token."""
+    return hashlib.sha256(json.dumps([list(one.ids) for one in encoded]).encode()).hexdigest()
 
 
-def _trace(
-    firing: Firing,
-    effects: Float[Tensor, " feature"],
-    found: Sequence[int],
-    notes: dict[str, Any],
-    donor: Trace | None,
-    degrade: float,
-) -> Trace:
-    """Found features first, then the rest by their share of the forget tokens."""
+def _packed(acts: Activations) -> dict[str, Any]:
+    """The activations for the notes; None with the reason where they are too many."""
+    if len(acts.value) <= MOST:
+        return {"activations": acts.packed()}
+    why = f"the donor's features are active {len(acts.value)} times on the facts to forget; up to {MOST} are kept"
+    return {"activations": None, "why_no_activations": f"{why}. Read fewer facts"}
+
+
+def _columns(
+    firing: Firing, effects: Float[Tensor, " feature"], mean: Float[Tensor, " feature"], found: Sequence[int]
+) -> tuple[dict[str, np.ndarray], list[int]]:
+    """Measures by feature, and the features: found ones first, then the rest by their share of the forget tokens."""
     forget, retain = firing.shares()
     chosen = set(found)
-    rest = [i for i in forget.argsort(descending=True, stable=True).tolist() if i not in chosen]
-    order = [*found, *rest]
-    columns = {"forget": forget, "retain": retain, "attribution": effects}
-    features = tuple(map(str, order))
-    values = {name: column.double().numpy()[order] for name, column in columns.items()}
-    if donor is not None:
-        values |= _changes(values, donor, features)
-        notes = notes | _against(notes, donor, values["forget"], features, degrade)
-    return Trace(
-        "sae_features",
-        np.stack(list(values.values()), axis=1),
-        ("feature", "measure"),
-        "see measure",
-        {"feature": features, "measure": tuple(values)},
-        {"warnings": []}
-        | notes
-        | {
-            "axes": {
-                "feature": "features of the SAE: the found ones best first, then the rest by share of forget tokens",
-                "measure": "forget, retain: share of tokens; attribution: logits per fact; _change: this model's share "
-                "less the donor's",
-            }
-        },
-    )
-
-
-def _changes(values: Mapping[str, np.ndarray], donor: Trace, features: Sequence[str]) -> dict[str, np.ndarray]:
-    """This model's shares less the donor's."""
-    place = {feature: i for i, feature in enumerate(donor.labels["feature"])}
-    rows = [place[feature] for feature in features]
-    before = {name: donor.values[rows, donor.labels["measure"].index(name)] for name in ("forget", "retain")}
-    return {f"{name}_change": values[name] - old for name, old in before.items()}
-
-
-def _against(
-    notes: Mapping[str, Any], donor: Trace, forget: np.ndarray, features: Sequence[str], degrade: float
-) -> dict[str, Any]:
-    """What became of the donor's found features, and whether the SAE still describes this model."""
-    before = donor.pick("measure", "forget")
-    old = dict(zip(before.labels["feature"], before.values.tolist(), strict=True))
-    new = dict(zip(features, forget.tolist(), strict=True))
-    found = list(map(str, donor.notes["found"]))
-    fired = sum(old[feature] for feature in found)
-    errors = donor.notes["reconstruction_error"]
-    known = [variance for variance in donor.notes["variance"].values() if variance is not None]
-    usual = sum(known) / len(known) if known else float("nan")
-    warnings = [
-        f"on the {name} facts the SAE's error is {now:.3g} a token here and {then:.3g} on {donor.notes['model']} "
-        f"(variance {usual:.3g}): it may not describe this model, and changes of firing may be its failure"
-        for name, now in notes["reconstruction_error"].items()
-        if now is not None and (then := errors.get(name)) is not None and now - then > degrade * usual
-    ]
-    return {
-        "before": {
-            "model": donor.notes["model"],
-            "identity": donor.notes["identity"],
-            "found": donor.notes["found"],
-            "explained_variance": donor.notes["explained_variance"],
-            "reconstruction_error": errors,
-            "still_firing": sum(new[feature] for feature in found) / fired if fired else None,
-        },
-        "warnings": warnings,
-    }
+    order = [*found, *(i for i in forget.argsort(descending=True, stable=True).tolist() if i not in chosen)]
+    columns = {"forget": forget, "retain": retain, "attribution": effects, "forget_mean": mean}
+    return {name: column.double().numpy()[order] for name, column in columns.items()}, order

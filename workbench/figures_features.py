@@ -2,9 +2,8 @@
 
 Read it as: far right and at the bottom is a feature of the forgotten facts; found ones are marked. Several features may
 lie on one spot. Features that fire on neither are left out and counted. What was not measured is left out too.
-`feature_changes` and `firing_histogram` draw the same shares feature by feature and counted.
-Does not show: intervals, which runs do not keep by feature; what a feature does; see its attribution in the hover text
-and its tokens in the notes.
+`firing_histogram` counts the same shares; `workbench.figures_feature_changes` draws them before and after.
+Does not show: what a feature does; see its attribution in the hover text and its tokens in the notes.
 """
 
 import numpy as np
@@ -75,38 +74,6 @@ def fates(trace: Trace) -> dict[str, int]:
         "silenced": int(((before > 1e-6) & (now > 0) & (now <= before / 2)).sum()),
         "new": int(((before <= 1e-6) & (now > 0)).sum()),
     }
-
-
-def feature_changes(trace: Trace, k: int = 20) -> go.Figure:
-    """Share of forget tokens before and after, of the k features that changed most."""
-    before, now = before_of(trace), np.asarray(trace.pick("measure", "forget").values, dtype=float)
-    assert before is not None, "ask before_of first"
-    order = np.argsort(-np.abs(now - before), kind="stable")[:k]
-    names = [f"feature {plain(trace.labels['feature'][i])}" for i in order]  # a bare number would be a place
-    figure = go.Figure()
-    for name, i in zip(names, order, strict=True):
-        line = {"color": "#8c959f", "width": 2}
-        figure.add_shape(type="line", x0=before[i], x1=now[i], y0=name, y1=name, line=line, layer="below")
-    for side, role, values in (("before", "base", before), ("after", "checkpoint", now)):
-        look = ROLE_LOOKS[role]
-        figure.add_scatter(
-            x=values[order],
-            y=names,
-            name=side,
-            mode="markers",
-            cliponaxis=False,
-            marker={"color": look.color, "symbol": look.marker, "size": 9},
-            meta=describes("", side, "share of forget tokens", "feature"),
-            hovertemplate="%{y}: %{x:.3g}<extra>" + side + "</extra>",
-        )
-    figure.update_yaxes(type="category", categoryorder="array", categoryarray=names[::-1])
-    figure.update_xaxes(title_text="share of forget tokens", rangemode="tozero")
-    top = f"{names[0]} from {number(before[order[0]])} to {number(now[order[0]])}" if names else "none"
-    said = ", ".join(f"{count} {fate}" for fate, count in fates(trace).items())
-    alt = (
-        f"Share of forget tokens before and after, the {len(names)} most changed of {len(now)} features: {top}; {said}."
-    )
-    return finish(figure, f"Most changed features ({len(names)} of {len(now)})", alt, 130 + 20 * max(len(names), 3))
 
 
 def firing_histogram(trace: Trace) -> go.Figure:

@@ -73,7 +73,7 @@ class FittedSae:
 
     def notes(self) -> dict[str, Any]:
         """What a reader needs to find it again, and what it says of itself."""
-        known = ("model_name", "model_digest", "site", "hook_name", "options", "tokens")
+        known = ("model_name", "model_digest", "site", "hook_name", "options", "tokens", "neuronpedia_id")
         quality = ("explained_variance", "l0", "dead_features")
         said = self.dictionary.metadata
         return {
@@ -81,7 +81,7 @@ class FittedSae:
             "sae_id": self.sae_id,
             "digest": self.digest,
             "features": len(self.dictionary.decoder),
-            "made_for": {name: said[name] for name in known if name in said},
+            "made_for": {name: said[name] for name in known if said.get(name) is not None},
             "in_training": {name: said[name] for name in quality if name in said},
         }
 

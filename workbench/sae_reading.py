@@ -15,11 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from workbench.model import HookedModel
+from workbench.sae_activations import Activations
 from workbench.sae_features import FeatureSlice
 from workbench.scoring import batch_of, score_batch
 from workbench.sites import Site
@@ -65,12 +67,16 @@ class FeatureReading:
     """At how many tokens of a row each feature was active."""
     tokens: Int[Tensor, " row"]
     """How many tokens of a row count."""
+    summed: Float[Tensor, " feature"]
+    """Each feature's activations at all tokens, added up."""
     error: float
     """Squared distance between the value and what the SAE makes of it, a token."""
     variance: float
     """Squared distance between the value and its mean over these tokens, a token."""
     active: float
     """Features active at a token, on average (L0)."""
+    kept: Activations | None = None
+    """Every activation, where it was asked for."""
 
     @property
     def explained(self) -> float:
@@ -81,6 +87,11 @@ class FeatureReading:
     def share(self) -> Float[Tensor, " feature"]:
         """Share of all tokens at which each feature fires."""
         return self.fired.sum(dim=0).double() / self.tokens.sum()
+
+    @property
+    def mean(self) -> Float[Tensor, " feature"]:
+        """Mean activation of each feature over all tokens, those among them at which it does not fire."""
+        return self.summed / self.tokens.sum()
 
 
 def counted(model: HookedModel, batch: Batch) -> Bool[Tensor, "row pos"]:
@@ -103,27 +114,37 @@ def site_values(
 
 @torch.no_grad()
 def read_features(
-    model: HookedModel, site: Site, dictionary: Dictionary, rows: Sequence[Sequence[int]]
+    model: HookedModel, site: Site, dictionary: Dictionary, rows: Sequence[Sequence[int]], keep: bool = False
 ) -> FeatureReading:
-    """Count firing and measure reconstruction on token rows."""
-    fired, tokens, active = [], [], 0
+    """Count firing and measure reconstruction on token rows; with `keep`, every activation is kept too."""
+    fired, tokens, kept = [], [], []
     first, second, error = torch.zeros_like(dictionary.bias, dtype=torch.float64), 0.0, 0.0
+    summed = torch.zeros(len(dictionary.decoder), dtype=torch.float64)
     for values, lengths in site_values(model, site, rows):
         on = []
         for value in values.split(TOKENS):
             encoded = dictionary.encode(value)
             on.append((encoded > 0).cpu())
+            summed += encoded.double().sum(dim=0).cpu()
+            kept += [encoded.cpu().to_sparse()] if keep else []
             wide = value.to(first.device).double()
             error += float((wide - dictionary.decode(encoded)).square().sum())
             first, second = first + wide.sum(dim=0), second + float(wide.square().sum())
         firing = torch.cat(on)
-        active += int(firing.sum())
         fired.append(torch.stack([part.sum(dim=0) for part in firing.split(lengths.tolist())]))
         tokens.append(lengths)
-    count = int(torch.cat(tokens).sum())
+    lengths, counts = torch.cat(tokens), torch.cat(fired)
+    count = int(lengths.sum())
     variance = (second - float(first.square().sum()) / count) / count if count else float("nan")
-    each = (error / count, variance, active / count) if count else (float("nan"),) * 3
-    return FeatureReading(torch.cat(fired), torch.cat(tokens), *each)
+    each = (error / count, variance, int(counts.sum()) / count) if count else (float("nan"),) * 3
+    return FeatureReading(counts, lengths, summed, *each, _activations(lengths, kept) if keep else None)
+
+
+def _activations(lengths: Int[Tensor, " row"], parts: Sequence[Tensor]) -> Activations:
+    """Sparse (token, feature) parts, one after the other."""
+    whole = torch.cat(list(parts)).coalesce()
+    token, feature = whole.indices().numpy()
+    return Activations(lengths.numpy(), token, feature, whole.values().numpy().astype(np.float32))
 
 
 @dataclass

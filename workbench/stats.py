@@ -1,4 +1,4 @@
-"""Uncertainty in one place: cluster bootstrap, paired differences, equivalence, Holm, AUC.
+"""Uncertainty in one place: cluster bootstrap, paired differences, sign flips, equivalence, Holm, AUC.
 
 Facts about one subject are not independent, so every interval resamples subjects (clusters) with replacement. The
 vectorised bootstrap is written here because `scipy.stats.bootstrap` resamples items only; on one item a cluster the
@@ -16,6 +16,12 @@ from workbench.evidence import Estimate
 
 DRAWS = 10_000
 """Bootstrap resamples."""
+
+EXACT = 16
+"""Up to so many clusters all signs are tried: 2 to the 15th."""
+
+COLUMNS = 256
+"""Columns tested at once: memory."""
 
 Values = Float[np.ndarray, " n"]
 
@@ -88,6 +94,54 @@ def holm(p_values: Sequence[float]) -> list[float]:
         running = max(running, min(1.0, (len(p_values) - rank) * p_values[i]))
         adjusted[i] = running
     return [float(p) for p in adjusted]
+
+
+@dataclass(frozen=True)
+class SignFlips:
+    """p-values of paired differences."""
+
+    p: Float[np.ndarray, " m"]
+    """Two-sided."""
+    smallest: float
+    """The smallest p-value that so many clusters can give, however clear the difference."""
+    flips: int
+    """Ways to set the signs that were tried; all of them where `exact`."""
+    exact: bool
+    """Whether those are all there are."""
+
+
+def sign_flips(sums: Float[np.ndarray, "cluster m"], seed: int = 0, draws: int = DRAWS) -> SignFlips:
+    """Permutation test of paired differences: is each column's total further from 0 than with signs set at random?
+
+    A cluster's differences keep their signs relative to each other, so that facts of one subject are not taken for
+    independent ones. Up to 16 clusters all signs are tried, else `draws` random ones (and the observed ones count too).
+
+    Args:
+        sums: differences added up within each cluster; a column a question.
+        seed: of the signs.
+        draws: how many are drawn where they are not all tried.
+
+    Raises:
+        ValueError: when there is no cluster.
+    """
+    if not len(sums):
+        raise ValueError("cannot flip the signs of no cluster")
+    exact = len(sums) <= EXACT
+    if exact:  # the mirror image gives the same distance from 0, so the first sign may stay
+        bits = np.arange(2 ** (len(sums) - 1))[:, None] >> np.arange(len(sums))[None, :]
+        signs = 1.0 - 2.0 * (bits & 1)
+    else:
+        signs = np.random.default_rng(seed).choice([-1.0, 1.0], (draws, len(sums)))
+    hits = [_as_far(signs, sums[:, start : start + COLUMNS]) for start in range(0, sums.shape[1], COLUMNS)]
+    counts = np.concatenate(hits) if hits else np.zeros(0)
+    more = 0 if exact else 1
+    return SignFlips((counts + more) / (len(signs) + more), 1 / (len(signs) + more), len(signs), exact)
+
+
+def _as_far(signs: Float[np.ndarray, "flips cluster"], sums: Float[np.ndarray, "cluster m"]) -> np.ndarray:
+    """How often each column's total is at least as far from 0 as the observed one; equal but for rounding counts."""
+    least = np.abs(sums.sum(axis=0)) - 1e-9 * np.abs(sums).sum(axis=0)
+    return np.asarray((np.abs(signs @ sums) >= least).sum(axis=0))
 
 
 def auc(higher: Float[np.ndarray, " m"], lower: Float[np.ndarray, " n"]) -> float:

@@ -127,59 +127,6 @@ def at_code(at) -> str:
     return "\n".join(code.value for code in at.code)
 
 
-def test_features_of_a_sparse_autoencoder(app, full):
-    assert "workbench look sae_features" in at_code(app(full, "sae", run="one"))
-    trace = Trace(
-        "sae_features",
-        np.array([[0.5, 0.0, 1.0], [0.1, 0.4, 0.0], [0.0, 0.0, 0.0]], np.float32),
-        ("feature", "measure"),
-        "see measure",
-        {"feature": ("7", "8", "9"), "measure": ("forget", "retain", "attribution")},
-        {
-            "found": [7],
-            "features": {"7": {"promotes": ["<img>"], "suppresses": ["b", "c"]}},
-            "explained_variance": {"forget": 0.9},
-        },
-    )
-    store(
-        full,
-        "look",
-        {"verb": "look", "checkpoint": "x"},
-        lambda p: trace.save(p / "traces/checkpoint/sae_features.forget"),
-    )
-    at = app(full, "sae", run="one")
-    assert not at.exception and not at.error
-    assert "1 of 3 features found" in alts(at)[0]
-    assert at.dataframe[0].value["feature"].tolist() == ["7", "8"]
-    assert at.dataframe[1].value["promotes"].tolist()[0] == "<img>"
-    assert "not the checkpoint of Run A" in said(at)
-    at = app(full, "sae", run="one", feature="8", sort="retain")
-    assert "only of the features it found" in said(at)
-    assert at.dataframe[0].value["feature"].tolist() == ["8", "7"]
-
-
-def test_features_before_and_after(app, full):
-    measures = ("forget", "retain", "attribution", "forget_change", "retain_change")
-    values = [[0.5, 0, 1, 0.4, 0], [0.0, 0.4, 0, -0.3, 0.1], [0.1, 0, 0, -0.3, 0], [0.2, 0, 0, 0.2, 0]]
-    labels = {"feature": ("7", "8", "9", "10"), "measure": measures}
-    notes = {"explained_variance": {"forget": 0.5}, "before": {"model": "b", "explained_variance": {"forget": 0.9}}}
-    trace = Trace("sae_features", np.array(values), ("feature", "measure"), "see measure", labels, notes)
-    roles = json.loads((full / "one" / "manifest.json").read_text())["question"]["roles"]
-    asked = {"verb": "look", "checkpoint": roles["checkpoint"], "against": roles["base"]}
-    store(full, "look", asked, lambda p: trace.save(p / "traces/checkpoint/sae_features.forget"))
-    at = app(full, "sae", run="one")
-    assert not at.exception and not at.error and not at.info  # it is of Run A's checkpoint and base
-    told = {metric.label: metric.value for metric in at.metric}
-    assert told["variance explained: forget"] == "0.9 → 0.5"
-    assert (told["killed on forget"], told["silenced on forget"], told["new on forget"]) == ("1", "1", "1")
-    assert "feature 7 from 0.1 to 0.5" in alts(at)[1]
-    assert "forget, before: 3 of 4 fire" in alts(at)[2] and "retain: 1 of 4 fire" in alts(at)[2]
-    store(
-        full, "other", asked | {"against": "0" * 64}, lambda p: trace.save(p / "traces/checkpoint/sae_features.forget")
-    )
-    assert "not the checkpoint of Run A" in said(app(full, "sae", run="one", **{"from": "other"}))
-
-
 def test_experts_and_their_facts(app, full):
     at = app(full, "experts", run="one")
     assert "Expert attribution on forget: not measured" in said(at) and "expert_shift" in at_code(at)

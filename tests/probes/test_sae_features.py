@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -345,3 +346,60 @@ def test_the_picture_marks_what_was_found(looked: Trace, tmp_path: Path) -> None
     alive = looked.values[:, :2].sum(axis=1) > 0
     assert len(table) == alive.sum() < len(alive)
     assert "20 of 512 features found" in alt_text(figure_of(kept))
+
+
+# ---- feature by feature
+
+
+def test_a_killed_word_shows_in_its_change_its_histogram_and_its_texts(dense, by_hand: Path) -> None:
+    """`Vora` can no longer be told from other words: its feature dies; `is` goes on, on the same texts."""
+    probe = SaeFeatures(sae=str(by_hand), shuffles=0, keep=3)
+    base = read(dense, probe)
+    detectors = load_sae(by_hand).W_enc.detach()
+    away = torch.linalg.qr(detectors[:, :1])[0].T
+    with HookEdit(
+        dense.model.identity, {"method": "t"}, operators={Site.parse("embed"): Operator("project_out", away)}
+    ).on(dense.model):
+        after = read(dense, probe, donor=base)
+    before = values(base, "forget")
+    assert values(after, "forget")[0] == 0 < before[0] and values(after, "forget_change")[0] == -before[0]
+    assert values(after, "forget_mean_change")[0] == pytest.approx(-values(base, "forget_mean")[0])
+    told = after.notes["intervals"]["0"]
+    assert told["change"] == pytest.approx(-before[0]) and told["low"] < told["change"] < told["high"] <= 0
+    assert after.notes["change"]["tested"] == 3 and after.notes["change"]["subjects"] == 4
+    assert after.notes["change"]["smallest_p"] == 1 / 8 and after.notes["change"]["found"] == 0
+    card = after.notes["cards"]["0"]
+    assert sum(card["histogram"]["before"]) == 3 and sum(card["histogram"]["after"]) == 0
+    for example in card["examples"]:
+        text = after.notes["texts"][str(example["fact"])]
+        fact = dense.concept.forget.facts[example["fact"]]
+        assert "".join(text["tokens"]).split() == f"{fact.prompt} {fact.answer}".split()
+        assert "".join(text["tokens"][text["answer_from"] :]).strip() == fact.answer
+        fires = [token.strip() for token, value in zip(text["tokens"], example["before"], strict=True) if value > 0]
+        assert fires == ["Vora"] and not any(example["after"])
+    assert "activations" not in after.notes and set(after.notes["features"]) >= {"0"}
+
+
+def test_mean_activation_counts_the_tokens_at_which_a_feature_is_silent(dense, by_hand: Path) -> None:
+    trace = read(dense, SaeFeatures(sae=str(by_hand), shuffles=0))
+    card = trace.notes["cards"]["0"]
+    assert set(card["histogram"]) == {"edges", "after"} and all(set(e) == {"fact", "after"} for e in card["examples"])
+    fires = max(card["examples"][0]["after"])  # one word, one activation
+    assert values(trace, "forget_mean")[0] == pytest.approx(fires * values(trace, "forget")[0], rel=1e-3)
+
+
+def test_a_donor_that_keeps_no_activations_gives_no_intervals_and_the_reason(dense, by_hand: Path) -> None:
+    probe = SaeFeatures(sae=str(by_hand), shuffles=0)
+    base = read(dense, probe)
+    again = read(dense, probe, donor=base)
+    assert again.notes["change"]["found"] == 0 and set(again.notes["change"]["by_feature"]["p"]) == {1.0}
+    older = replace(base, notes={name: note for name, note in base.notes.items() if name != "activations"})
+    for donor, why in (
+        (older, "does not hold what fires"),
+        (replace(base, notes={**base.notes, "rows_digest": "x"}), "read other tokens"),
+        (replace(base, notes={**base.notes, "activations": None, "why_no_activations": "too many"}), "too many"),
+    ):
+        trace = read(dense, probe, donor=donor)
+        assert "change" not in trace.notes and "intervals" not in trace.notes
+        assert why in trace.notes["why_not"]["intervals"]
+        assert (trace.pick("measure", "forget_change").values == 0).all()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from workbench.stats import auc, bootstrap, bootstrap_auc, holm
+from workbench.stats import EXACT, auc, bootstrap, bootstrap_auc, holm, sign_flips
 
 RNG = np.random.default_rng(0)
 
@@ -78,3 +78,34 @@ def test_auc_and_its_interval() -> None:
 def test_lengths_must_agree(clusters: list[str]) -> None:
     with pytest.raises(ValueError, match="bootstrap"):
         bootstrap(np.array([1.0, 2.0])[: 2 * len(clusters)], clusters)
+
+
+def test_sign_flips_agree_with_scipy() -> None:
+    sums = RNG.normal(size=(9, 5)) + np.array([0, 0.3, 1, 3, -3])
+    ours = sign_flips(sums)
+    theirs = scipy_stats.permutation_test(
+        (sums,),
+        lambda x, axis: np.abs(x.sum(axis)),
+        permutation_type="samples",
+        n_resamples=np.inf,
+        alternative="greater",
+    )
+    assert ours.p == pytest.approx(theirs.pvalue) and ours.exact and ours.flips == 2**8
+    assert ours.p.min() == ours.smallest == 2**-8  # all nine agree where the shift is large
+    drawn = sign_flips(np.concatenate([sums, RNG.normal(size=(9, 5)) * 1e-6]), draws=4000)
+    assert len(sums) * 2 > EXACT and not drawn.exact and drawn.smallest == 1 / 4001
+    assert drawn.p == pytest.approx(ours.p, abs=0.03)  # differences of next to nothing do not matter
+
+
+def test_one_cluster_says_nothing_and_neither_does_no_difference() -> None:
+    sums = np.zeros((10, 3))
+    sums[4, 0], sums[:, 2] = 50, 1
+    assert sign_flips(sums).p.tolist() == [1, 1, 2**-9]
+    assert sign_flips(sums[:1]).smallest == 1 and sign_flips(np.zeros((4, 0))).p.shape == (0,)
+    with pytest.raises(ValueError, match="no cluster"):
+        sign_flips(np.zeros((0, 2)))
+
+
+def test_sign_flips_find_nothing_where_nothing_is() -> None:
+    p = sign_flips(np.random.default_rng(3).normal(size=(12, 600))).p
+    assert 0.02 < (p < 0.05).mean() < 0.08 and 0.4 < p.mean() < 0.6

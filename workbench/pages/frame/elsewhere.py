@@ -1,6 +1,6 @@
 """Readings that an audit does not take: the other runs on the shelf that hold them, Run A first."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import streamlit as st
 
@@ -13,23 +13,30 @@ from workbench.shelf import Shelved, trace_keys
 SIDES = ("checkpoint", "base")
 
 
-def holding(run: Opened, instruments: Sequence[str], name: str = "from") -> Opened | None:
+def holders(run: Opened, instruments: Sequence[str]) -> dict[str, Shelved]:
+    """Every run that holds a reading of these instruments, by name: Run A first, then those of its checkpoint."""
+    there = [one for one in chosen().runs if _holds(one, instruments)]
+    found = {one.name: one for one in sorted(there, key=lambda one: not is_of(run.on, one))}
+    return {run.on.name: run.on, **found} if run.keys(*instruments) else found
+
+
+def holding(
+    run: Opened, instruments: Sequence[str], name: str = "from", shown: Callable[[Shelved], str] = label
+) -> Opened | None:
     """Run A if it holds a reading of these instruments, and else the run chosen among those that do.
 
     Args:
         run: Run A.
         instruments: like `sae_features`.
         name: of the choice in the URL.
+        shown: a run -> its text in the box.
     """
-    there = [one for one in chosen().runs if _holds(one, instruments)]
-    found = {one.name: one for one in sorted(there, key=lambda one: not is_of(run.on, one))}
-    if run.keys(*instruments):
-        found = {run.on.name: run.on, **found}
+    found = holders(run, instruments)
     if not found:
         return None
     if list(found) == [run.on.name]:
         return run
-    which = choose("Read in the run", name, list(found), lambda n: label(found[n]), "Run A first, if it holds one.")
+    which = choose("Read in the run", name, list(found), lambda n: shown(found[n]), "Run A first, if it holds one.")
     if which == run.on.name:
         return run
     if not is_of(run.on, found[which]):
