@@ -58,7 +58,7 @@ def routing_grid(trace: Trace, fact: str, layer: str) -> RoutingGrid:
         start = int(trace.notes["prompt_tokens"][at])
         probability, weight = (cut.pick("measure", m).values.astype(float) for m in ("probability", "weight"))
         read = np.isfinite(weight).any(axis=1)
-        if not (read[: len(tokens)].all() and not read[len(tokens) :].any()):
+        if np.flatnonzero(read).tolist() != list(range(len(tokens))):
             raise ValueError("another number of tokens")
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise BadInput(f"The notes of {trace.name!r} do not fit its numbers ({error}); read it again") from None

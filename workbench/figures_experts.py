@@ -23,8 +23,8 @@ NAMES = {"base": "before", "checkpoint": "after"}
 CHANGE = "after − before"
 """Name of the panel of differences."""
 
-ROW, AROUND = 19, 58
-"""Pixels of a token, and of what stands above and below a row of panels."""
+ROW, AROUND, LEAST = 19, 58, 150
+"""Pixels of a token, of what stands above and below a row of panels, and of the lowest panel."""
 
 SIDE_BY_SIDE, PAIRED = 16, 40
 """Experts up to which all panels, and up to which two panels, stand beside each other."""
@@ -49,7 +49,7 @@ def routing_figure(grids: Mapping[str, RoutingGrid], title: str, expert: str = "
         names.insert(names.index("after") + 1, CHANGE)
         panels = {name: panels.get(name) for name in names}
     columns, rows = _layout(len(panels), max(len(grid.experts) for grid in grids.values()))
-    tall = ROW * max(len(grid.tokens) for grid in grids.values())
+    tall = max(LEAST, ROW * max(len(grid.tokens) for grid in grids.values()))
     figure = make_subplots(
         rows,
         columns,
@@ -170,14 +170,14 @@ def _finished(
         figure, title, f"{title}, {what} of every expert (columns) for every token (rows). {told}.{change}", tall + 74
     )
     most = max(float(np.nanmax(_shown(grid, weights), initial=0.0)) for grid in grids.values()) or 1.0
-    bar: dict[str, Any] = {"thickness": 12, "len": 1, "x": 1.01, "title": {"text": what, "side": "right"}}
+    bar: dict[str, Any] = {"thickness": 12, "len": 1, "x": 1.01, "title": {"text": EXTRA[weights], "side": "right"}}
     figure.update_layout(
         coloraxis={"colorscale": "Cividis", "cmin": 0, "cmax": most, "colorbar": bar}, margin={"t": 74, "r": 84}
     )
     if lost is not None:
         change_of = _shown(grids["checkpoint"], weights) - _shown(grids["base"], weights)
-        second = {**bar, "x": 1.1, "title": {"text": CHANGE, "side": "right"}}
-        figure.update_layout(coloraxis2={**diverging_scale(change_of), "colorbar": second}, margin={"r": 160})
+        second = {**bar, "x": 1.12, "title": {"text": CHANGE, "side": "right"}}
+        figure.update_layout(coloraxis2={**diverging_scale(change_of), "colorbar": second}, margin={"r": 180})
     return figure.update_annotations(font={"size": 12})
 
 

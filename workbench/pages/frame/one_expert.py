@@ -1,5 +1,6 @@
 """One expert looked at closer: the tokens it gets, what became of its weights, and what it does for every fact."""
 
+import math
 from collections.abc import Mapping
 
 import pandas as pd
@@ -96,7 +97,8 @@ def _weights(run: Opened, layer: str, expert: str) -> None:
     if own.empty:
         absent("Change of its weights", f"the comparison {source.on.name} holds no tensor of this expert")
         return
-    row = {int(n): float(size) for n, size in cells.loc[int(layer)].items() if size == size}  # NaN: from zero
+    sizes = zip(cells.columns, cells.loc[[int(layer)]].to_numpy()[0].tolist(), strict=True)
+    row = {int(n): size for n, size in sizes if math.isfinite(size)}  # missing: it was zero in the base
     size = row.get(int(expert))
     place = "–" if size is None else f"{sum(other > size for other in row.values()) + 1} of {len(row)}"
     values = {
