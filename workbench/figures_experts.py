@@ -147,6 +147,8 @@ def _dots(figure: go.Figure, grid: RoutingGrid, there: np.ndarray, symbol: str, 
 
 def _lines(figure: go.Figure, grid: RoutingGrid, expert: str, place: tuple[int, int]) -> None:
     row, col = place
+    figure.update_xaxes(range=[-0.5, len(grid.experts) - 0.5], row=row, col=col)  # marks would add a margin
+    figure.update_yaxes(range=[len(grid.tokens) - 0.5, -0.5], row=row, col=col)
     if 0 < grid.answer_start < len(grid.tokens):
         dashed = {"color": INK, "width": 1.2, "dash": "dash"}
         figure.add_hline(y=grid.answer_start - 0.5, line=dashed, row=row, col=col)
@@ -162,7 +164,9 @@ def _finished(
     title, weights, tall = words
     what = "routing weight" if weights else "router probability"
     figure.update_xaxes(type="category", showgrid=False, tickangle=0, title_text="expert", title_standoff=2)
-    figure.update_yaxes(type="category", showgrid=False, autorange="reversed")
+    if max(len(grid.experts) for grid in grids.values()) <= SIDE_BY_SIDE:
+        figure.update_xaxes(dtick=1)
+    figure.update_yaxes(type="category", showgrid=False)
     told = "; ".join(f"{NAMES.get(role, role)}: {_busiest(grid)}" for role, grid in grids.items())
     choices = 0 if lost is None else int(grids["base"].chosen.sum())
     change = "" if lost is None else f" {lost} of {choices} choices are no longer made after."

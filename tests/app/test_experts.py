@@ -125,7 +125,7 @@ def test_the_shift_is_that_of_the_routers_with_a_band_and_begins_where_it_was_pl
     assert shift.pick("measure", "distribution").values[2, 0] == pytest.approx(by_hand, abs=1e-3)
     both = figures(app(shelf, "experts", run="moe", set="forget-near"))[1]["data"]
     names = {s["name"] for s in both if isinstance(s.get("meta"), dict)}
-    assert names == {f"{role}, {part}" for role in MOVED for part in ("forget", "near")}
+    assert names == {f"{role}{part}" for role in MOVED for part in ("", ", near facts")}
 
 
 def test_token_by_expert_of_the_chosen_item_and_layer(app, shelf):

@@ -72,8 +72,10 @@ def test_the_split_takes_the_other_facts_off_with_their_noise():
     _, error = difference_of(replace(one, less=other), replace(grids_of(after)[0], less=noisy), True)
     assert error[0, 0] == pytest.approx(np.hypot(spread, np.std([0, 0.2], ddof=1) / np.sqrt(2)))
     swapped = compare_maps(forget, after, None, "split", less={"before": near, "after": forget})
-    changed = np.asarray([s for s in swapped.data if s.type == "heatmap" and s.meta][2].customdata)[0, :, 0]
-    assert changed.tolist() == pytest.approx([0.9 - 0.5 - (0.5 - 0.2), -0.1])  # facts of another set are not paired
+    changed = np.asarray([s for s in swapped.data if s.type == "heatmap" and s.meta][2].customdata)[0]
+    assert changed[:, 0].tolist() == pytest.approx([0.9 - 0.5 - (0.5 - 0.2), -0.1])
+    apart = np.sqrt(np.var([0.4, 0.6, 0.5], ddof=1) * 2 / 3 + np.var([0.1, 0.3], ddof=1) / 2)
+    assert changed[0, 1] == pytest.approx(apart)  # facts of different sets are not paired
     with pytest.raises(BadInput, match="different sites"):
         short = Trace("x", np.zeros((2, 2)), ("site", "fact"), "share", {"site": SITES[:2], "fact": ("0: a", "1: b")})
         compare_maps(forget, after, None, "split", less={"before": short, "after": short})

@@ -120,15 +120,21 @@ def _loads(sets: Sets, name: str, expert: str) -> None:
         absent(title, str(error))
         return
     frame = CellAt(chosen().layer, expert)
-    told = _told(next(iter(by_role.values())), name, known)
+    told = _told(by_role, name, known)
     grid(figure, "loads", frame if ALL not in (frame.row, frame.column) else None, _choose, told)
 
 
 _SIDES = {"before": "base", "after": "checkpoint", "reference": "reference"}
 
 
-def _told(load: Trace, name: str, known: bool) -> str:
+APART = (
+    "A reference that was trained apart from the base may number its experts otherwise: compare its experts with care."
+)
+
+
+def _told(by_role: Mapping[str, Trace], name: str, known: bool) -> str:
     """How to read the maps."""
+    load = next(iter(by_role.values()))
     if name == SPLIT:
         first = (
             "What the forget facts send to an expert more (blue) or less (red) than the near facts do; 0 is no split."
@@ -140,7 +146,8 @@ def _told(load: Trace, name: str, known: bool) -> str:
         if known
         else "Over all tokens of these facts: nothing is known of noise."
     )
-    return f"{first} {noise} Click a cell: what is known of the expert stands at the foot of the page."
+    apart = f" {APART}" if "reference" in by_role else ""
+    return f"{first} {noise}{apart} Click a cell: what is known of the expert stands at the foot of the page."
 
 
 def _choose(at: CellAt) -> None:
@@ -149,12 +156,10 @@ def _choose(at: CellAt) -> None:
 
 def _shift(sets: Sets, name: str) -> None:
     """How far the choice of experts moved, by layer."""
-    parts = {part: sets.traces(SHIFT, part) for part in (("forget", "near") if name == SPLIT else (name,))}
-    traces = {
-        role if name != SPLIT else f"{role}, {part}": trace
-        for part, by_role in parts.items()
-        for role, trace in _moved(by_role).items()
-    }
+    traces, of_what = _moved(sets.traces(SHIFT, "forget" if name == SPLIT else name)), WORDS.get(name, name)
+    if name == SPLIT:
+        near, of_what = _moved(sets.traces(SHIFT, "near")), "forget facts and near facts"
+        traces |= {f"{role}, near facts": trace for role, trace in near.items()}
     if not traces:
         key = f"{SHIFT}.{'forget' if name == SPLIT else name}"
         absent(sets.source.words(key), sets.source.why_missing(key), sets.source.again)
@@ -165,11 +170,11 @@ def _shift(sets: Sets, name: str) -> None:
     cut = {role: named_layers(trace.pick("measure", measure)) for role, trace in traces.items()}
     st.caption(safe(f"Against {first.notes.get('donor', '?')}, which is 0 everywhere."))
     picture(
-        compare_layers(cut, f"{MEASURES.get(measure, measure)}, {WORDS.get(name, name)}", first.units, None),
+        compare_layers(cut, f"{MEASURES.get(measure, measure)}, {of_what}", first.units, None),
         f"{SHIFT} {name}",
         safe(str(first.notes.get("axes", {}).get("measure", {}).get(measure, "")))
         + ". 0: sent as by the base. Bands: 95% over facts, drawn by subject. A shift that begins at a layer was "
-        "caused at or below it.",
+        f"caused at or below it.{f' {APART}' if 'reference' in traces else ''}",
     )
 
 

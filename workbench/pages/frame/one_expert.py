@@ -59,7 +59,11 @@ def _tokens(routing: Mapping[str, Trace], layer: str, expert: str) -> None:
     if table.empty:
         st.info(f"No token of the {facts} facts is sent to this expert, in any of the models.")
         return
-    shares = {n: st.column_config.NumberColumn(format="%.3f") for n in table.columns if n.endswith(": probability")}
+    shares = {
+        name: st.column_config.NumberColumn(name.replace("probability", "prob."), format="%.3f")
+        for name in table.columns
+        if name.endswith(": probability")
+    }
     st.dataframe(
         table,
         hide_index=True,
