@@ -149,13 +149,14 @@ def _lines(figure: go.Figure, grid: RoutingGrid, expert: str, place: tuple[int, 
     row, col = place
     figure.update_xaxes(range=[-0.5, len(grid.experts) - 0.5], row=row, col=col)  # marks would add a margin
     figure.update_yaxes(range=[len(grid.tokens) - 0.5, -0.5], row=row, col=col)
-    if 0 < grid.answer_start < len(grid.tokens):
-        dashed = {"color": INK, "width": 1.2, "dash": "dash"}
-        figure.add_hline(y=grid.answer_start - 0.5, line=dashed, row=row, col=col)
-    if expert in grid.experts:
-        at = grid.experts.index(expert)
-        frame = {"color": INK, "width": 2}
-        figure.add_vrect(x0=at - 0.5, x1=at + 0.5, line=frame, fillcolor="rgba(0,0,0,0)", row=row, col=col)
+    at = grid.experts.index(expert) if expert in grid.experts else None
+    for color, width, dash in (("#ffffff", 4, "solid"), (INK, 1.6, "dash")):  # seen on dark cells and on light ones
+        if 0 < grid.answer_start < len(grid.tokens):
+            line = {"color": color, "width": width * 0.75, "dash": dash}
+            figure.add_hline(y=grid.answer_start - 0.5, line=line, row=row, col=col)
+        if at is not None:
+            frame = {"color": color, "width": width}
+            figure.add_vrect(x0=at - 0.5, x1=at + 0.5, line=frame, fillcolor="rgba(0,0,0,0)", row=row, col=col)
 
 
 def _finished(
