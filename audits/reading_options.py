@@ -68,6 +68,8 @@ class ReadingOptions(Method):
     """Top tokens compared for each of them."""
     trace_facts: int = Field(20, ge=0)
     """Facts that are causally traced; 0 leaves the trace out."""
+    shift_facts: int = Field(100, ge=1)
+    """Facts of a set, spread over it, whose routing is compared with the base's (which is stored token by token)."""
     shown_tokens: int = Field(16, ge=1)
     """Tokens the model says after each forget prompt, to be shown token by token."""
     generated: int = Field(32, ge=1)

@@ -23,6 +23,7 @@ from probes.patch_back import Coefficients, PatchBack, reachable
 from workbench.checkpoint import Checkpoint
 from workbench.concepts import Concept, FactSet
 from workbench.errors import BadInput
+from workbench.expert_load import NO_EXPERTS
 from workbench.model import HookedModel
 from workbench.registry import Method
 from workbench.sites import Site, parse_sites
@@ -133,7 +134,7 @@ def no_trace(asked: Asked) -> str:
 
 def no_mixture(asked: Asked) -> str:
     """Experts are needed."""
-    return "" if asked.model.mixture_layers else "the model is no mixture of experts"
+    return "" if asked.model.mixture_layers else NO_EXPERTS
 
 
 def no_neurons(asked: Asked) -> str:

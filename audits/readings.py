@@ -24,6 +24,7 @@ from audits.claims import SUITES, Suite
 from audits.privacy.gradient import GradientScore
 from audits.privacy.scores import LossScore, MinKPlusScore, MinKScore, ZlibScore
 from audits.reading_options import ReadingOptions
+from audits.reading_routing import no_expert_facts, no_expert_trace, rerouted, routed
 from audits.reading_ways import (
     Asked,
     Attacked,
@@ -58,6 +59,7 @@ from audits.reading_ways import (
 from probes.depth_score import States
 from probes.expert_attribution import ExpertAttribution
 from probes.patch_back import Coefficients
+from probes.token_routing import TokenRouting
 from workbench.registry import Method
 from workbench.trace import Trace
 
@@ -123,6 +125,20 @@ def _rouge(options: ReadingOptions) -> Method:
 
 def _always(method: Method, _: ReadingOptions) -> Method:
     return method
+
+
+ROUTED = ("forget", "near", "far")
+"""Sets whose routing is shown."""
+
+
+def _routing(name: str) -> tuple[Reading, ...]:
+    """Where a mixture sends the tokens of a set: shares by expert, and how far from the base's."""
+    absent, base = no_expert_facts(name), f"routing_snapshot.{name}"
+    return (
+        Reading(f"expert_load.{name}", Look(lambda _: ExpertAttribution(score="frequency"), name), absent),
+        Reading(base, routed(name), absent, base_only=True),
+        Reading(f"expert_shift.{name}", rerouted(name), absent, rests_on=(base,)),
+    )
 
 
 PRIVACY_SCORES: Mapping[str, Method] = {
@@ -213,6 +229,12 @@ READINGS: tuple[Reading, ...] = (
         "answer_tokens.forget", Look(lambda options: AnswersByToken(max_new_tokens=options.shown_tokens), "forget")
     ),
     Reading("lens_words.forget", words_inside, no_trace),
+    Reading(
+        "token_routing.forget",
+        Look(lambda options: TokenRouting(max_facts=max(1, options.trace_facts)), "forget"),
+        no_expert_trace,
+    ),
+    *(row for name in ROUTED for row in _routing(name)),
 )
 """Every reading, in the order they are taken."""
 
@@ -220,6 +242,8 @@ SHOWN: Mapping[str, Suite] = {
     "answer_tokens.forget": "standard",
     "lens_words.forget": "standard",
     "accuracy.forget.quantise_bf16": "standard",
+    "token_routing.forget": "standard",
+    **{f"{method}.{name}": "standard" for method in ("expert_load", "expert_shift") for name in ROUTED},
 }
 """Readings that no claim rests on: pages show them. Key -> the smallest suite that takes them."""
 

@@ -16,6 +16,7 @@ PROBES = Registry(
         "logit_lens": "probes.logit_lens:LogitLens",
         "patch_back": "probes.patch_back:PatchBack",
         "sae_features": "probes.sae_features:SaeFeatures",
+        "token_routing": "probes.token_routing:TokenRouting",
         "vector_change": "probes.vector_comparison:VectorChange",
         "vector_validation": "probes.vector_validation:VectorValidation",
         "weight_deltas": "probes.weight_deltas:WeightDeltas",

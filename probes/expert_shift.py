@@ -14,6 +14,7 @@ untouched.
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -89,6 +90,7 @@ class ExpertShift(Method):
             BadInput: on a dense model, or when the donor read other facts, tokens or experts.
         """
         own = RoutingSnapshot().look(model, facts)
+        own = replace(own, values=own.values.astype(donor.values.dtype))  # a donor kept in fewer digits has not moved
         _require_fit(own, donor)
         by_token = np.stack(
             [
@@ -119,12 +121,13 @@ class ExpertShift(Method):
 
 def sent(routing: Trace) -> list[list[float]]:
     """Share of the tokens that each expert is chosen for, layer by expert; a row sums to the experts a token gets."""
-    shares: list[list[float]] = routing.values[:, 0].mean(axis=1).round(6).tolist()
+    shares: list[list[float]] = routing.values[:, 0].mean(axis=1, dtype=float).round(6).tolist()
     return shares
 
 
 def overlap(here: np.ndarray, there: np.ndarray) -> np.ndarray:
     """|chosen here and there| / K along the last axis, of arrays of 0 and 1."""
+    here, there = here.astype(np.float64), there.astype(np.float64)
     return np.asarray((here * there).sum(axis=-1) / here.sum(axis=-1))
 
 

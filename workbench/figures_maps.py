@@ -7,7 +7,7 @@ Does not show: single facts (it draws means), nor where knowledge lives until an
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -63,15 +63,17 @@ class Grid:
     """(row, column, fact); NaN where nothing was read."""
     pooled: bool = False
     """Whether each number is of all facts at once, so that `values` has one entry that is no fact."""
+    less: "Grid | None" = None
+    """The same of other facts, whose mean is taken off."""
 
     @property
     def mean(self) -> np.ndarray:
-        """Mean over the facts that were read; NaN where none was."""
+        """Mean over the facts that were read (less that of the other facts); NaN where none was."""
         read = np.isfinite(self.values)
         count = read.sum(axis=-1)
         total = np.where(read, self.values, 0.0).sum(axis=-1)
         mean: np.ndarray = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
-        return mean
+        return mean if self.less is None else mean - self.less.mean
 
 
 def is_map(trace: Trace) -> bool:
@@ -160,7 +162,12 @@ def map_figure(trace: Trace, title: str = "") -> go.Figure:
 
 
 def compare_maps(
-    before: Trace, after: Trace, reference: Trace | None = None, title: str = "", greyed: bool = True
+    before: Trace,
+    after: Trace,
+    reference: Trace | None = None,
+    title: str = "",
+    greyed: bool = True,
+    less: Mapping[str, Trace] | None = None,
 ) -> go.Figure:
     """The same map of two or three models, and the difference after minus before, on one scale.
 
@@ -171,6 +178,7 @@ def compare_maps(
         title: what was read; the trace's name when empty.
         greyed: whether cells of the difference inside the noise floor are grey. Of a single fact no floor is known, so
             all would be; False draws them in colour, and the words of the picture say that nothing is known of noise.
+        less: the same maps of other facts by panel (`before`, `after`, `reference`), whose means are taken off.
 
     Raises:
         BadInput: when the traces do not have the same sites and columns.
@@ -178,7 +186,10 @@ def compare_maps(
     sides = {"before": grids_of(before), "after": grids_of(after)}
     if reference is not None:
         sides["reference"] = grids_of(reference)
-    _require_alike(before.name, list(sides.values()))
+    off = {name: grids_of((less or {})[name]) for name in sides if less}
+    _require_alike(before.name, [*sides.values(), *off.values()])
+    for name, others in off.items():
+        sides[name] = tuple(replace(one, less=other) for one, other in zip(sides[name], others, strict=True))
     names = ["before", "after", "after − before", *(["reference"] if reference is not None else [])]
     parts = [grid.part for grid in sides["before"]]
     figure = make_subplots(
@@ -191,6 +202,7 @@ def compare_maps(
         subplot_titles=[f"{part} · {name}" if part else name for part in parts for name in names],
     )
     paired = before.labels.get("fact") == after.labels.get("fact")
+    paired = paired and (not less or less["before"].labels.get("fact") == less["after"].labels.get("fact"))
     inside = total = 0
     for row in range(len(parts)):
         for name, grids in sides.items():
@@ -213,15 +225,19 @@ def difference_of(before: Grid, after: Grid, paired: bool) -> tuple[np.ndarray, 
     """After minus before with its standard error over facts; NaN where it cannot be told."""
     if paired:
         change = Grid(after.part, after.rows, after.columns, after.across, after.values - before.values)
-        return change.mean, _standard_error(change)
+        if before.less is None or after.less is None:
+            return change.mean, _standard_error(change)
+        off, error = difference_of(before.less, after.less, paired)
+        return change.mean - off, np.hypot(_standard_error(change), error)
     return after.mean - before.mean, np.hypot(_standard_error(before), _standard_error(after))
 
 
 def _standard_error(grid: Grid) -> np.ndarray:
     count = np.isfinite(grid.values).sum(axis=-1)
-    spread = np.where(np.isfinite(grid.values), grid.values - grid.mean[..., None], 0.0)
+    spread = np.where(np.isfinite(grid.values), grid.values - replace(grid, less=None).mean[..., None], 0.0)
     variance = np.divide((spread**2).sum(axis=-1), count - 1, out=np.full(count.shape, np.nan), where=count > 1)
-    return np.asarray(np.sqrt(variance / np.maximum(count, 1)))
+    error = np.sqrt(variance / np.maximum(count, 1))
+    return np.asarray(error if grid.less is None else np.hypot(error, _standard_error(grid.less)))
 
 
 def _difference(
@@ -343,7 +359,8 @@ def _facts(grid: Grid) -> str:
     if grid.pooled:
         return "all that was read"
     count = int(np.isfinite(grid.values).any(axis=(0, 1)).sum())
-    return f"{count} fact{'s' if count != 1 else ''}"
+    off = "" if grid.less is None else f" less that over {_facts(grid.less)}"
+    return f"{count} fact{'s' if count != 1 else ''}{off}"
 
 
 def _unread(grids: Sequence[Grid]) -> str:

@@ -67,7 +67,10 @@ EXPECTED = {
 }
 """Readings every report has a place for."""
 
-NOT_DRAWN = ("states", "coefficients", "tofu_losses", "answer_tokens", "lens_words")
+ROUTED = ("token_routing", "expert_load", "expert_shift", "routing_snapshot")
+"""Where a mixture sends tokens: the app draws it."""
+
+NOT_DRAWN = ("states", "coefficients", "tofu_losses", "answer_tokens", "lens_words", *ROUTED)
 """Raw material of other readings, too large to draw, and what is shown a fact at a time."""
 
 

@@ -129,7 +129,7 @@ def at_code(at) -> str:
 
 def test_experts_and_their_facts(app, full):
     at = app(full, "experts", run="one")
-    assert "Expert attribution on forget: not measured" in said(at) and "expert_shift" in at_code(at)
+    assert "Experts: not measured" in said(at) and "no mixture of experts" in said(at)
     sites = tuple(f"L{layer}.expert[{i}]" for layer in range(2) for i in range(2))
     facts = ("0: a", "1: b")
     values = np.array([[0, 0], [0, 0], [0.25, 0.75], [0, 0]], np.float32)
@@ -150,15 +150,15 @@ def test_experts_and_their_facts(app, full):
     store(full, "moe", {"verb": "look", "checkpoint": "x"}, save)
     at = app(full, "experts", run="moe", expert="0")
     assert not at.exception and not at.error
-    assert "highest 0.5 at layer 1" in alts(at)[0]
-    assert "highest 0.3" in alts(at)[1]
-    assert "highest 0.4" in alts(app(full, "experts", run="moe", measure="distribution"))[1]
-    assert "mean over all that was read. before: highest 0.5" in alts(at)[2] and "after: highest 1" in alts(at)[2]
-    maps = [series for series in figures(at)[2]["data"] if series["type"] == "heatmap" and "meta" in series]
+    assert "mean over all that was read. before: highest 0.5" in alts(at)[0] and "after: highest 1" in alts(at)[0]
+    assert "highest 0.4" in alts(at)[1]
+    assert "highest 0.3" in alts(app(full, "experts", run="moe", measure="selection"))[1]
+    assert "highest 0.5 at layer 1" in alts(at)[3]
+    maps = [series for series in figures(at)[0]["data"] if series["type"] == "heatmap" and "meta" in series]
     from tests.app.test_pages import drawn
 
     assert drawn(maps[2]["z"]).tolist() == [[0.5, -0.5], [0, 0]]
-    even = {s["name"]: drawn(s["y"]).tolist() for s in figures(at)[3]["data"] if "meta" in s}
+    even = {s["name"]: drawn(s["y"]).tolist() for s in figures(at)[2]["data"] if "meta" in s}
     assert even == {"base": [1, 1], "checkpoint": [0, 1]}
     del shift.notes["sent"]
     shift.save(full / "moe/traces/checkpoint/expert_shift.forget")

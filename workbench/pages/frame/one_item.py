@@ -86,7 +86,7 @@ def _go(name: str, value: str) -> None:
 def _readings(run: Opened) -> dict[str, dict[str, Trace]]:
     """Everything read on the forget facts and their rewordings."""
     instruments = {Key.parse(key).instrument for keys in run.stored.values() for key in keys}
-    keys = run.keys(*sorted(instruments - {"causal_trace", "lens_words"}))
+    keys = run.keys(*sorted(instruments - NO_ASKING))
     return {key: run.traces(key) for key in keys if Key.parse(key).on in ("forget", "paraphrases", "formats")}
 
 
