@@ -30,6 +30,7 @@ from audits.reading_ways import (
     Needs,
     OfWhatItSaid,
     accuracy,
+    kinds_of_probes,
     kl_to_the_base,
     knowmem,
     lens,
@@ -213,10 +214,15 @@ READINGS: tuple[Reading, ...] = (
     Reading(
         "lens_words.forget", Look(lambda options: LensWords(max_facts=max(1, options.trace_facts)), "forget"), no_trace
     ),
+    Reading("probe_kinds.forget", kinds_of_probes, no_probe_training),
 )
 """Every reading, in the order they are taken."""
 
-SHOWN: Mapping[str, Suite] = {"answer_tokens.forget": "standard", "lens_words.forget": "standard"}
+SHOWN: Mapping[str, Suite] = {
+    "answer_tokens.forget": "standard",
+    "lens_words.forget": "standard",
+    "probe_kinds.forget": "standard",
+}
 """Readings that no claim rests on: pages show them. Key -> the smallest suite that takes them."""
 
 BY_KEY: Mapping[str, Reading] = {reading.key: reading for reading in READINGS}

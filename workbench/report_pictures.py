@@ -67,7 +67,7 @@ EXPECTED = {
 }
 """Readings every report has a place for."""
 
-NOT_DRAWN = ("states", "coefficients", "tofu_losses", "answer_tokens", "lens_words")
+NOT_DRAWN = ("states", "coefficients", "tofu_losses", "answer_tokens", "lens_words", "probe_kinds")
 """Raw material of other readings, too large to draw, and what is shown a fact at a time."""
 
 

@@ -192,7 +192,7 @@ def _go(number: str) -> None:
 
 def _instruments(run: Opened) -> list[str]:
     every = {Key.parse(key).instrument for keys in run.stored.values() for key in keys}
-    return sorted(every - {"causal_trace", "answer_tokens", "lens_words"})
+    return sorted(every - {"causal_trace", "answer_tokens", "lens_words", "probe_kinds"})
 
 
 def _of_fact(run: Opened, key: str, number: str) -> dict[str, Trace]:
