@@ -199,7 +199,7 @@ def probes_trained_once(asked: Asked) -> Trace:
 
 def kinds_of_probes(asked: Asked) -> Trace:
     """Probes of several kinds, trained and tested as the linear ones, on the forget facts."""
-    method = ProbeKinds(seeds=asked.options.probe_seeds)
+    method = ProbeKinds(seeds=asked.options.shown_probe_seeds)
     return method.look(asked.model, asked.concept.forget, train=probe_training(asked.concept))
 
 

@@ -76,7 +76,7 @@ class ProbeKinds(Method):
     """Tokens kept of each weight direction."""
 
     def look(self, model: HookedModel, facts: FactSet, train: FactSet | None = None) -> Trace:
-        """Train as `LinearProbes` does; axes (reading, layer, seed, fact), facts whose relation is not trained left out.
+        """Train as `LinearProbes` does; axes (reading, layer, seed, fact), without facts of untrained relations.
 
         Raises:
             BadInput: when there is no other subject to train on, or the learning curve asks for less than one.

@@ -56,7 +56,7 @@ def compare_layers(traces: Mapping[str, Trace], title: str, units: str, chance: 
     return finish(figure, title, f"{title} by layer ({units}), mean and 95% band: {peaks}{floor}.")
 
 
-STEPS = {"in_context": "facts in the context"}
+STEPS = {"in_context": "facts in the context", "probe_curve": "training subjects"}
 """What the steps of a trace count, where they are not training steps."""
 
 
