@@ -3,8 +3,8 @@
 Source: cross-validated confound regression of Snoek, Miletic & Scholte 2019,
 https://doi.org/10.1016/j.neuroimage.2018.09.074: a least-squares regression of the states on what must not count,
 fitted on the training rows only and subtracted from all; fitted on all rows it would push accuracy below chance.
-Variant: what must not count is the surface of the prompt: which wording of which relation it is (one that fewer than
-`SHARED` training subjects have counts as its relation only), how many tokens the prompt has, and how many its subject.
+Variant: what must not count is the surface of the prompt: which wording of which relation it is (those that fewer
+than `SHARED` training subjects have are taken together), how many tokens the prompt has, and how many its subject.
 Read it as: accuracy that stays is not owed to templates and lengths; what falls was.
 Does not show: that it is not owed to the names. Names have as many features as there are subjects, and a regression on
 them would take out everything, the answers too; subjects are kept apart between training and test instead.
@@ -53,14 +53,29 @@ def residualised(rows: Rows, train: Bool[Tensor, " row"], surface: Surface) -> R
 
 
 def _features(rows: Rows, train: Bool[Tensor, " row"], surface: Surface) -> Float[Tensor, "row feature"]:
-    """One column a relation, one a wording that enough training subjects share, and the two lengths."""
-    relation, subject = rows.relation[rows.fact], rows.subject[rows.fact]
-    sharing: dict[int, set[int]] = defaultdict(set)
-    for wording, who in zip(surface.wording[train].tolist(), subject[train].tolist(), strict=True):
-        sharing[wording].add(who)
-    shared = torch.tensor([w for w, who in sharing.items() if len(who) >= SHARED], dtype=torch.long)
-    groups = (relation[:, None] == relation.unique(), surface.wording[:, None] == shared)
+    """One column a group of wordings, and the two lengths."""
+    group = _groups(rows, train, surface)
     lengths = surface.lengths.double()
     scale = lengths[train].std(dim=0, correction=0)
     lengths = (lengths - lengths[train].mean(dim=0)) / scale.where(scale > 0, 1.0)
-    return torch.cat([*(group.double() for group in groups), lengths], dim=1)
+    return torch.cat([(group[:, None] == group[train].unique()).double(), lengths], dim=1)
+
+
+def _groups(rows: Rows, train: Bool[Tensor, " row"], surface: Surface) -> Int[Tensor, " row"]:
+    """A group for each wording that enough training subjects share, and for the rest of each relation.
+
+    A rest that few share goes with the relation's commonest wording.
+    """
+    relation, subject = rows.relation[rows.fact], rows.subject[rows.fact]
+    having: dict[int, set[int]] = defaultdict(set)
+    for wording, who in zip(surface.wording[train].tolist(), subject[train].tolist(), strict=True):
+        having[wording].add(who)
+    shared = {wording for wording, who in having.items() if len(who) >= SHARED}
+    rare = ~torch.isin(surface.wording, torch.tensor(sorted(shared), dtype=torch.long))
+    group, beyond = surface.wording.clone(), int(surface.wording.max()) + 1
+    for one in relation.unique().tolist():
+        rest = rare & (relation == one)
+        common = shared & set(surface.wording[relation == one].tolist())
+        few = len(subject[rest & train].unique()) < SHARED
+        group[rest] = max(common, key=lambda wording: len(having[wording])) if common and few else beyond + one
+    return group

@@ -5,8 +5,9 @@ the direction is the answer's weights in the states' own units (divided by the s
 times the gain of the final norm, through the unembedding.
 Read it as: an answer whose own token is among the first is read off the direction that would say it; elsewhere the
 probe listens to something else.
-Does not show: what the states write. Weights also cancel what disturbs (Haufe et al. 2014,
-https://doi.org/10.1016/j.neuroimage.2013.10.067), so that a token is not there says nothing.
+Does not show: anything of the tested facts: the probe learnt on other subjects, and a reference that never saw the
+forgotten ones listens to the same tokens. Nor what the states write: weights also cancel what disturbs (Haufe et al.
+2014, https://doi.org/10.1016/j.neuroimage.2013.10.067), so that a token is not there says nothing.
 """
 
 from collections.abc import Mapping
@@ -22,6 +23,9 @@ from workbench.concepts import Fact
 from workbench.model import HookedModel
 from workbench.token_strings import vocabulary_of
 
+NOTHING = 1e-5
+"""Weights (of standardised states) smaller than this say nothing: where states do not differ they are all but zero."""
+
 
 @torch.no_grad()
 def promoted(
@@ -34,6 +38,8 @@ def promoted(
 ) -> dict[str, Any]:
     """Notes: layer -> answer -> ids of its first k tokens, the rank of the answer's own first token, and the spelling.
 
+    An answer without training rows, or without weights at a layer, has no entry.
+
     Args:
         model: whose unembedding is used.
         rows: what was trained on.
@@ -45,7 +51,6 @@ def promoted(
     seen = sorted(set(rows.label[rows.fact[train]].tolist()) & set(truths))
     if not seen:
         return {"promoted": {}, "own_rank": {}, "vocabulary": {}}
-    names = [str(one) for one in seen]
     own = torch.tensor([e.answer[0] for e in model.encode([truths[one] for one in seen])])
     among, gain = vocabulary(model), model.final_gain
     first: dict[str, dict[str, list[int]]] = {}
@@ -54,7 +59,8 @@ def promoted(
         direction = (of_layer / spread.T)[:, seen].T.to(gain) * gain
         logits = direction @ model.unembedding.T
         mine = logits.gather(1, own.to(logits.device)[:, None])
-        first[layer] = dict(zip(names, top_ids(logits, k, among).tolist(), strict=True))
-        ranks[layer] = dict(zip(names, ((logits[:, among] > mine).sum(dim=1) + 1).tolist(), strict=True))
+        said = [(str(one), i) for i, one in enumerate(seen) if float(of_layer[:, one].norm()) > NOTHING]
+        ids, rank = top_ids(logits, k, among).tolist(), ((logits[:, among] > mine).sum(dim=1) + 1).tolist()
+        first[layer], ranks[layer] = {name: ids[i] for name, i in said}, {name: rank[i] for name, i in said}
     every = [token for by_answer in first.values() for ids in by_answer.values() for token in ids]
     return {"promoted": first, "own_rank": ranks, "vocabulary": vocabulary_of(model.tokenizer, every)}

@@ -18,6 +18,9 @@ from workbench.figures_style import INK, MUTED, describes, finish, look_of, numb
 from workbench.probe_cuts import UNITS, Reliability, map_of
 from workbench.trace import Trace
 
+NAMED = 16
+"""Columns of a confusion up to which each is named; beyond, the pointer tells."""
+
 
 def kinds_figure(traces: Mapping[str, Trace], title: str, selectivity: bool = False) -> go.Figure:
     """Layer by kind of probe, of the base, the checkpoint, their difference and the reference (or of one model).
@@ -105,7 +108,8 @@ def confusion_figure(cuts: Mapping[str, Trace], title: str) -> go.Figure:
         if isinstance(series.hovertemplate, str):
             series.hovertemplate = series.hovertemplate.replace("layer %{y}, %{x}", "answer %{y}, chosen %{x}")
     figure.update_yaxes(title_text="true answer", col=1)
-    figure.update_xaxes(tickmode="linear", dtick=1)  # every answer is named
+    if max(len(cut.labels["predicted"]) for cut in cuts.values()) <= NAMED:
+        figure.update_xaxes(tickmode="linear", dtick=1, tickfont={"size": 9})
     figure.update_yaxes(tickmode="linear", dtick=1)
     figure.update_yaxes(autorange="reversed")  # read like a table: both ways begin at the upper left
     return figure

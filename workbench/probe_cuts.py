@@ -75,7 +75,7 @@ def map_of(trace: Trace, selectivity: bool = False) -> Trace:
         "probe": tuple(KIND_WORDS[kind] for kind in kinds),
         "fact": trace.labels["fact"],
     }
-    units = f"{UNITS}, above shuffled answers" if selectivity else UNITS
+    units = "above shuffled answers" if selectivity else UNITS
     return Trace("probe_kinds", np.stack(columns, axis=1), ("layer", "probe", "fact"), units, labels, trace.notes)
 
 
@@ -211,15 +211,15 @@ def choices_frame(traces: Mapping[str, Trace], kind: str, layer: str) -> pd.Data
             "answer": [names[i] for i in truth],
         }
     )
-    for role, trace in traces.items():
+    ordered = sorted(traces.items(), key=lambda one: one[1] is not lead)  # what is sorted by stands first
+    for role, trace in ordered:
         chosen, sure, right = (_at(trace.pick("reading", kind + end), layer).values for end in (" chosen", " sure", ""))
         said = [Counter(one[np.isfinite(one)].astype(int).tolist()).most_common(1) for one in chosen.T]
         table[f"{role} chose"] = [names[found[0][0]] if found else None for found in said]
         table[f"{role} sure"] = _mean(sure)
         table[f"{role} right"] = _mean(right)
-    lead_role = next(role for role, trace in traces.items() if trace is lead)
     return table.sort_values(
-        [f"{lead_role} right", f"{lead_role} sure"], ascending=[True, False], na_position="last", kind="stable"
+        [f"{ordered[0][0]} right", f"{ordered[0][0]} sure"], ascending=[True, False], na_position="last", kind="stable"
     ).reset_index(drop=True)
 
 
@@ -234,7 +234,7 @@ def _mean(values: np.ndarray) -> np.ndarray:
 def tokens_frame(traces: Mapping[str, Trace], layer: str, relation: str) -> pd.DataFrame:
     """A row an answer and role: the tokens that the answer's weights promote, and the rank of its own first token.
 
-    An answer that was not seen in training has no row.
+    An answer that was not seen in training, or that has no weights at this layer, has no row.
     """
     lead = next(iter(traces.values()))
     names, rows = answer_names(lead), []

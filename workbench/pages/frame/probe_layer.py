@@ -179,10 +179,11 @@ def _weights(kinds: Mapping[str, Trace], probe: str, layer: str, relation: str) 
         column_config=RANK,
         alt=f"Tokens promoted by the weights of each answer at layer {layer}.",
     )
+    other = "" if probe == "linear" else f" The plain linear probe's, though {KIND_WORDS[probe]} is chosen above."
     st.caption(
-        "Each answer's weights of the linear probe"
-        + ("" if probe == "linear" else f" (of the plain linear probe; {KIND_WORDS[probe]} is chosen above)")
-        + ", read through each model's own unembedding. Rank 1: the probe listens to the very direction that would say "
-        "the answer. That a token is not there says nothing: weights also cancel what disturbs. First repetition only."
+        "Tokens that each answer's weights promote through the model's own unembedding. Rank 1: the probe listens to "
+        "the very direction that would say the answer. Probes are trained on other subjects, whose answers every model may "
+        "know, so the same tokens in the reference are no leftover; a token that is not there says nothing, because "
+        f"weights also cancel what disturbs. Of the first repetition.{other}"
     )
     download(table, "weights", f"tokens of the probe weights layer {layer}")
