@@ -182,8 +182,8 @@ def _weights(kinds: Mapping[str, Trace], probe: str, layer: str, relation: str) 
     other = "" if probe == "linear" else f" The plain linear probe's, though {KIND_WORDS[probe]} is chosen above."
     st.caption(
         "Tokens that each answer's weights promote through the model's own unembedding. Rank 1: the probe listens to "
-        "the very direction that would say the answer. Probes are trained on other subjects, whose answers every model may "
-        "know, so the same tokens in the reference are no leftover; a token that is not there says nothing, because "
+        "the very direction that would say the answer. Probes are trained on other subjects, whose answers every model "
+        "may know, so the same tokens in the reference are no leftover; a token that is not there says nothing: "
         f"weights also cancel what disturbs. Of the first repetition.{other}"
     )
     download(table, "weights", f"tokens of the probe weights layer {layer}")
