@@ -26,6 +26,8 @@ class ReadingOptions(Method):
 
     probe_seeds: int = Field(3, ge=1)
     """Trainings of the linear probes."""
+    shown_probe_seeds: int = Field(1, ge=1)
+    """Trainings of the probes of every kind that pages show beside them."""
     relearn: Relearn = Relearn()
     """Budget of the relearning attack."""
     relearn_subjects: Relearn = Relearn(share=0.5, split="subject")

@@ -20,6 +20,7 @@ from probes.lens_words import LensWords
 from probes.linear_probes import LinearProbes
 from probes.logit_lens import LogitLens
 from probes.patch_back import Coefficients, PatchBack, reachable
+from probes.probe_kinds import ProbeKinds
 from workbench.checkpoint import Checkpoint
 from workbench.concepts import Concept, FactSet
 from workbench.errors import BadInput
@@ -205,6 +206,12 @@ def probes_trained_once(asked: Asked) -> Trace:
     both = concept.forget.model_copy(update={"facts": concept.forget.facts + never})
     trace = LinearProbes(seeds=asked.options.probe_seeds).look(asked.model, both, train=train)
     return replace(trace, notes={**trace.notes, "n_facts": len(concept.forget)})
+
+
+def kinds_of_probes(asked: Asked) -> Trace:
+    """Probes of several kinds, trained and tested as the linear ones, on the forget facts."""
+    method = ProbeKinds(seeds=asked.options.shown_probe_seeds)
+    return method.look(asked.model, asked.concept.forget, train=probe_training(asked.concept))
 
 
 def patched_back(asked: Asked) -> Trace:

@@ -32,6 +32,7 @@ from audits.reading_ways import (
     Needs,
     OfWhatItSaid,
     accuracy,
+    kinds_of_probes,
     kl_to_the_base,
     knowmem,
     lens,
@@ -235,6 +236,7 @@ READINGS: tuple[Reading, ...] = (
         no_expert_trace,
     ),
     *(row for name in ROUTED for row in _routing(name)),
+    Reading("probe_kinds.forget", kinds_of_probes, no_probe_training),
 )
 """Every reading, in the order they are taken."""
 
@@ -244,6 +246,7 @@ SHOWN: Mapping[str, Suite] = {
     "accuracy.forget.quantise_bf16": "standard",
     "token_routing.forget": "standard",
     **{f"{method}.{name}": "standard" for method in ("expert_load", "expert_shift") for name in ROUTED},
+    "probe_kinds.forget": "standard",
 }
 """Readings that no claim rests on: pages show them. Key -> the smallest suite that takes them."""
 

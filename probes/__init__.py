@@ -15,6 +15,7 @@ PROBES = Registry(
         "linear_probes": "probes.linear_probes:LinearProbes",
         "logit_lens": "probes.logit_lens:LogitLens",
         "patch_back": "probes.patch_back:PatchBack",
+        "probe_kinds": "probes.probe_kinds:ProbeKinds",
         "sae_features": "probes.sae_features:SaeFeatures",
         "token_routing": "probes.token_routing:TokenRouting",
         "vector_change": "probes.vector_comparison:VectorChange",

@@ -60,7 +60,7 @@ class LinearProbes(Method):
         about = model.about(facts)
         if any(count < 1 for count in self.curve):
             raise BadInput(f"curve={list(self.curve)}: each point is a number of training subjects, 1 or more")
-        others = _others(facts, train)
+        others = other_facts(facts, train)
         rows, skipped = read_rows(model, [*facts, *others], self._roles)
         rounds = [self._round(rows, len(facts), seed) for seed in range(self.seeds)]
         readings = {name: torch.stack([one[0][name] for one in rounds], dim=1) for name in rounds[0][0]}
@@ -119,8 +119,12 @@ class LinearProbes(Method):
         return Trace("linear_probes", values, tuple(labels), "share of facts", labels, notes)
 
 
-def _others(facts: FactSet, train: FactSet | None) -> list[Fact]:
-    """The training facts about other subjects, as far as they ask what the tested facts ask."""
+def other_facts(facts: FactSet, train: FactSet | None) -> list[Fact]:
+    """The training facts about other subjects, as far as they ask what the tested facts ask; none without `train`.
+
+    Raises:
+        BadInput: when there is no other subject to train on.
+    """
     if train is None:
         if len(set(facts.subjects)) < 2:
             raise BadInput(

@@ -63,13 +63,13 @@ class Round:
     def readings(self, erase: bool, curve: Sequence[int]) -> dict[str, Float[Tensor, "_ n"]]:
         """The task and its controls."""
         rows = self.rows
-        shuffled, control = _shuffled(rows, self.generator), control_labels(rows, self.generator)
+        shuffled, control = shuffled_labels(rows, self.generator), control_labels(rows, self.generator)
         blind = replace(rows, states=torch.zeros_like(rows.states[:1, :, :1]))
         found = {
             "task": self.over_splits(rows, rows.label, self.splits),
             "shuffled": self.over_splits(rows, shuffled, self.splits),
             "majority": self.over_splits(blind, rows.label, self.splits),
-            "chance": _chance(rows, self.splits)[:, : self.n],
+            "chance": chance_by_fact(rows, self.splits)[:, : self.n],
         }
         shared = [(~rows.main, rows.main & (rows.fact < self.n))]
         for name, labels in (("shared_task", rows.label), ("shared_control", control)):
@@ -80,7 +80,7 @@ class Round:
             found["erased"] = torch.stack(parts).nanmean(dim=0)
         order = torch.randperm(int(rows.subject.max()) + 1, generator=self.generator)
         for subjects in curve:
-            fewer = [(_fewer(rows, train, order, subjects), test) for train, test in self.splits]
+            fewer = [(fewer_subjects(rows, train, order, subjects), test) for train, test in self.splits]
             right = self.over_splits(rows, rows.label, fewer)
             unseen = right.isnan() & ~found["task"].isnan() & (~right.isnan()).any()
             found[point(subjects)] = right.masked_fill(unseen, 0.0)  # an answer too few subjects show is a miss
@@ -155,14 +155,17 @@ def plain(values: Float[Tensor, " n"]) -> list[float | None]:
     return [None if value != value else value for value in values.tolist()]
 
 
-def _fewer(rows: Rows, train: Bool[Tensor, " row"], order: Int[Tensor, " subject"], count: int) -> Bool[Tensor, " row"]:
+def fewer_subjects(
+    rows: Rows, train: Bool[Tensor, " row"], order: Int[Tensor, " subject"], count: int
+) -> Bool[Tensor, " row"]:
     """The training rows about the first so many training subjects; none when there are fewer."""
     subject = rows.subject[rows.fact]
     kept = order[torch.isin(order, subject[train])][:count]
     return train & torch.isin(subject, kept) if len(kept) == count else torch.zeros_like(train)
 
 
-def _chance(rows: Rows, splits: Sequence[Split]) -> Float[Tensor, "1 fact"]:
+def chance_by_fact(rows: Rows, splits: Sequence[Split]) -> Float[Tensor, "1 fact"]:
+    """1 / number of choices of every tested fact; NaN where there is no choice."""
     chance = torch.full((1, len(rows.label)), torch.nan)
     for train, test in splits:
         choices = rows.choices(train, rows.label)[test].sum(dim=1)
@@ -170,7 +173,7 @@ def _chance(rows: Rows, splits: Sequence[Split]) -> Float[Tensor, "1 fact"]:
     return chance
 
 
-def _shuffled(rows: Rows, generator: torch.Generator) -> Int[Tensor, " fact"]:
+def shuffled_labels(rows: Rows, generator: torch.Generator) -> Int[Tensor, " fact"]:
     """The answers permuted among the facts of each relation."""
     label = rows.label.clone()
     for relation in rows.relation.unique():

@@ -6,7 +6,7 @@ Read it as: 1 where the reader chose the true answer, 0 where another, NaN where
 Does not show: what the model itself would say.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -53,6 +53,13 @@ class Rows:
         return (self.relation[self.fact][:, None] == self.class_relation) & seen
 
 
+Say = Callable[[Tensor], Tensor]
+"""States (layer, row, d_model) -> logits (layer, row, class)."""
+
+TrainOne = Callable[[Tensor, Tensor, Tensor], Say]
+"""States (layer, row, d_model), class of each row, and what each row chooses from (row, class) -> a trained reader."""
+
+
 class Hits(NamedTuple):
     """What trained readers made of the tested facts."""
 
@@ -60,6 +67,38 @@ class Hits(NamedTuple):
     """1 or 0 for a fact with a test row; NaN elsewhere, and where training left no choice that holds the truth."""
     unfinished: int
     """Trainings that did not come to rest."""
+
+
+def logits_of(
+    rows: Rows,
+    train: Bool[Tensor, " row"],
+    test: Bool[Tensor, " row"],
+    learn: Int[Tensor, " fact"],
+    train_one: TrainOne,
+) -> Float[Tensor, "layer test class"]:
+    """Train on some rows with the labels `learn`; what the readers say in others, -inf for what is no choice there."""
+    choices = rows.choices(train, learn)
+    mean = rows.states[:, train].mean(dim=1, keepdim=True)
+    states = (rows.states - mean) / spread_of(rows, train)
+    say = train_one(states[:, train], learn[rows.fact[train]], choices[train])
+    return say(states[:, test]).cpu().masked_fill(~choices[test], -torch.inf)
+
+
+def spread_of(rows: Rows, train: Bool[Tensor, " row"]) -> Float[Tensor, "layer 1 d_model"]:
+    """Standard deviation of the training rows, 1 where they do not differ: what states are divided by."""
+    spread = rows.states[:, train].std(dim=1, keepdim=True, correction=0)
+    return spread.where(spread > 1e-6, 1.0)
+
+
+def right(
+    rows: Rows, test: Bool[Tensor, " row"], logits: Float[Tensor, "layer test class"], truth: Int[Tensor, " fact"]
+) -> Float[Tensor, "layer fact"]:
+    """1 or 0 for a fact with a test row; NaN elsewhere, and where there was no choice that holds the truth."""
+    found = torch.full((len(rows.states), len(rows.label)), torch.nan)
+    fact, choices = rows.fact[test], logits[0] > -torch.inf
+    readable = choices.gather(1, truth[fact][:, None])[:, 0] & (choices.sum(dim=1) > 1)
+    found[:, fact] = (logits.argmax(dim=-1) == truth[fact]).float().where(readable, torch.nan)
+    return found
 
 
 def hits(
@@ -72,19 +111,17 @@ def hits(
     reader: Reader = "multinomial",
 ) -> Hits:
     """Train on some rows with the labels `learn`, test on others against `truth`, in every layer."""
-    found = torch.full((len(rows.states), len(rows.label)), torch.nan)
     if not train.any():
-        return Hits(found, 0)
-    choices = rows.choices(train, learn)
-    mean = rows.states[:, train].mean(dim=1, keepdim=True)
-    spread = rows.states[:, train].std(dim=1, keepdim=True, correction=0)
-    states = (rows.states - mean) / spread.where(spread > 1e-6, 1.0)
-    weight, bias, unfinished = fit(states[:, train], learn[rows.fact[train]], choices[train], l2, reader)
-    logits = (states[:, test] @ weight + bias[:, None]).cpu().masked_fill(~choices[test], -torch.inf)
-    fact = rows.fact[test]
-    readable = choices[test].gather(1, truth[fact][:, None])[:, 0] & (choices[test].sum(dim=1) > 1)
-    found[:, fact] = (logits.argmax(dim=-1) == truth[fact]).float().where(readable, torch.nan)
-    return Hits(found, unfinished)
+        return Hits(torch.full((len(rows.states), len(rows.label)), torch.nan), 0)
+    unfinished = 0
+
+    def linear(states: Tensor, label: Tensor, choices: Tensor) -> Say:
+        nonlocal unfinished
+        weight, bias, unfinished = fit(states, label, choices, l2, reader)
+        return lambda read: read @ weight + bias[:, None]
+
+    logits = logits_of(rows, train, test, learn, linear)
+    return Hits(right(rows, test, logits, truth), unfinished)
 
 
 def accuracy(
@@ -110,15 +147,20 @@ def erased(rows: Rows, train: Bool[Tensor, " row"], learn: Int[Tensor, " fact"])
     return replace(rows, states=states)
 
 
-@torch.no_grad()
-def read_rows(model: HookedModel, facts: Sequence[Fact], roles: Sequence[Role]) -> tuple[Rows, int]:
-    """Run every wording once; also counts the wordings left out because they do not name their subject."""
-    worded = [
+def wordings(facts: Sequence[Fact]) -> list[tuple[int, int, Fact]]:
+    """Every wording that names its subject, in the order of the rows: number of the fact and of the wording, and it."""
+    return [
         (i, k, fact.model_copy(update={"prompt": prompt}))
         for i, fact in enumerate(facts)
         for k, prompt in enumerate((fact.prompt, *fact.paraphrases))
         if fact.subject in prompt
     ]
+
+
+@torch.no_grad()
+def read_rows(model: HookedModel, facts: Sequence[Fact], roles: Sequence[Role]) -> tuple[Rows, int]:
+    """Run every wording once; also counts the wordings left out because they do not name their subject."""
+    worded = wordings(facts)
     sites, encoded, states = list(model.stream.values()), model.encode([fact for _, _, fact in worded]), []
     for start in range(0, len(encoded), CHUNK):
         chunk = encoded[start : start + CHUNK]

@@ -101,6 +101,7 @@ def fit(
     choices: Bool[Tensor, "row class"],
     l2: float,
     reader: Reader = "multinomial",
+    tolerance: float = TOLERANCE,
 ) -> Fitted:
     """One regression for every layer and every set of choices (relation), to the optimum.
 
@@ -112,6 +113,7 @@ def fit(
         choices: what each row's reader chooses from; two sets are equal or have nothing in common.
         l2: weight of |W|^2 / 2 beside the summed cross-entropy.
         reader: one softmax, or one yes-or-no a class.
+        tolerance: largest entry of the gradient, a row, at which a regression is done.
 
     Raises:
         BadInput: when sets of choices overlap without being equal.
@@ -129,7 +131,7 @@ def fit(
     for alike in _by_size(parts):
         turned = [_turn(states, part) for part in alike]
         problems = _together(alike, turned, label, l2, reader)
-        found, done = solve(problems)
+        found, done = solve(problems, tolerance)
         unfinished += int((~done).sum())
         for i, (part, axes) in enumerate(zip(alike, turned, strict=True)):
             own = found[i * layers : (i + 1) * layers, :, : len(part.classes)]
@@ -147,12 +149,14 @@ def fit_binary(
 
 
 @torch.no_grad()
-def solve(problems: Problems) -> tuple[Float[Tensor, "problem axis class"], Bool[Tensor, " problem"]]:
+def solve(
+    problems: Problems, tolerance: float = TOLERANCE
+) -> tuple[Float[Tensor, "problem axis class"], Bool[Tensor, " problem"]]:
     """Minimise all problems by L-BFGS with a backtracking step each; also says which came to rest."""
     at = problems.inputs.new_zeros(*problems.penalty.shape, problems.is_class.shape[1])
     logits = problems.inputs @ at
     value, (gradient, curved) = problems.value(logits, at), problems.slopes(logits, at)
-    rest = TOLERANCE * problems.is_row.sum(dim=1)
+    rest = tolerance * problems.is_row.sum(dim=1)
     pairs: list[_Pair] = []
     moving = torch.ones_like(rest, dtype=torch.bool)
     for _ in range(STEPS):

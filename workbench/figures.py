@@ -17,6 +17,7 @@ from workbench.figures_curves import compare_layers, compare_means, layer_curve,
 from workbench.figures_features import feature_scatter
 from workbench.figures_lens import words_map
 from workbench.figures_maps import compare_maps, is_map, map_figure
+from workbench.figures_probes import kinds_figure
 from workbench.figures_style import ITEMS, alt_text, table_of
 from workbench.figures_tokens import tokens_map
 from workbench.figures_trace import mixes_places, places_figure
@@ -67,6 +68,8 @@ def figure_of(trace: Trace) -> go.Figure:
         return validation_figure(trace)
     if trace.name == "answer_tokens":
         return tokens_map(trace)
+    if trace.name == "probe_kinds":
+        return kinds_figure({str(trace.notes.get("model", "model")): trace}, "Probes of several kinds")
     if trace.name == "lens_words":
         return words_map({str(trace.notes.get("model", "model")): trace}, trace.labels["fact"][0])
     if mixes_places(trace):

@@ -59,7 +59,11 @@ def compare_layers(traces: Mapping[str, Trace], title: str, units: str, chance: 
     return finish(figure, title, f"{title} by layer ({units}), mean and 95% band: {peaks}{floor}.")
 
 
-STEPS = {"in_context": "facts in the context", "latent_perturbation": "length of the added vector"}
+STEPS = {
+    "in_context": "facts in the context",
+    "latent_perturbation": "length of the added vector",
+    "probe_curve": "training subjects",
+}
 """What the steps of a trace count, where they are not training steps."""
 
 

@@ -24,6 +24,17 @@ from workbench.trace_cuts import fact_number, one_fact
 
 FIRST, TOKENS = "accuracy.forget", "answer_tokens.forget"
 
+NO_ASKING = {
+    "causal_trace",
+    "lens_words",
+    "token_routing",
+    "expert_load",
+    "expert_shift",
+    "probe_kinds",
+    "moved_vectors",
+}
+"""Readings that ask nobody and have pages of their own; they are large, so they are not even opened here."""
+
 CONTROLS = ("never taught", "shuffled answers")
 """Roles that hold other facts."""
 
