@@ -24,6 +24,7 @@ from audits.privacy.gradient import GradientScore
 from audits.privacy.scores import LossScore, MinKPlusScore, MinKScore, ZlibScore
 from audits.reading_options import ReadingOptions
 from audits.reading_ways import (
+    RANDOM_VECTORS,
     Asked,
     Attacked,
     Look,
@@ -33,6 +34,7 @@ from audits.reading_ways import (
     kl_to_the_base,
     knowmem,
     lens,
+    moved_vectors,
     no_mixture,
     no_neurons,
     no_probe_training,
@@ -45,6 +47,7 @@ from audits.reading_ways import (
     probability,
     probes_trained_once,
     quantised,
+    random_vectors,
     relearnt,
     relearnt_apart,
     relearnt_near,
@@ -81,6 +84,8 @@ class Reading:
     """Whether it changes weights on the way: who does that has them, and drops a guard."""
     base_only: bool = False
     """Whether only the base is read so."""
+    but_base: bool = False
+    """Whether the base is not read so, because it is what the others are held against."""
 
     def of(self, asked: Asked) -> Trace:
         """Take it."""
@@ -156,6 +161,8 @@ READINGS: tuple[Reading, ...] = (
         weights=True,
     ),
     Reading("concept_vectors.forget", vectors),
+    Reading(RANDOM_VECTORS, random_vectors, rests_on=("concept_vectors.forget",)),
+    Reading("moved_vectors.forget", moved_vectors, but_base=True),
     Reading("accuracy.forget.jailbreak", Attacked(lambda options: options.jailbreak)),
     Reading("accuracy.forget.quantise", quantised),
     *(Reading(f"accuracy.forget.quantise_{bits}", partial(quantised, bits=bits)) for bits in (8, 3)),
@@ -216,7 +223,12 @@ READINGS: tuple[Reading, ...] = (
 )
 """Every reading, in the order they are taken."""
 
-SHOWN: Mapping[str, Suite] = {"answer_tokens.forget": "standard", "lens_words.forget": "standard"}
+SHOWN: Mapping[str, Suite] = {
+    "answer_tokens.forget": "standard",
+    "lens_words.forget": "standard",
+    RANDOM_VECTORS: "standard",
+    "moved_vectors.forget": "standard",
+}
 """Readings that no claim rests on: pages show them. Key -> the smallest suite that takes them."""
 
 BY_KEY: Mapping[str, Reading] = {reading.key: reading for reading in READINGS}

@@ -67,8 +67,16 @@ EXPECTED = {
 }
 """Readings every report has a place for."""
 
-NOT_DRAWN = ("states", "coefficients", "tofu_losses", "answer_tokens", "lens_words")
-"""Raw material of other readings, too large to draw, and what is shown a fact at a time."""
+NOT_DRAWN = (
+    "states",
+    "coefficients",
+    "tofu_losses",
+    "answer_tokens",
+    "lens_words",
+    "random_vectors",
+    "moved_vectors",
+)
+"""Raw material of other readings, too large to draw, and what is shown a fact or a vector at a time."""
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,28 @@ def grid(
     _beneath(drawn, key, caption, key)
 
 
+def marks(figure: go.Figure, key: str, on_mark: Callable[[Sequence[Any]], None], caption: str = "") -> None:
+    """A figure whose marks can be clicked; the page offers the same choice in a select box, for the keyboard.
+
+    Args:
+        figure: its marks hold what they stand for in their `customdata`.
+        key: apart from all other pictures of the page.
+        on_mark: called with the data of the mark before the page is drawn again.
+        caption: one sentence on how to read it.
+    """
+    widget = f"picture {key}"
+
+    def told() -> None:
+        points = _points(st.session_state.get(widget))
+        if points and points[-1].get("customdata"):
+            on_mark(list(points[-1]["customdata"]))
+
+    st.plotly_chart(
+        figure, key=widget, theme=None, config=CONFIG, alt=alt_text(figure), on_select=told, selection_mode="points"
+    )
+    _beneath(figure, key, caption, key)
+
+
 def _points(event: Any) -> Sequence[Any]:
     """The points of a selection; a page under test gets a plain dict."""
     return list(((event or {}).get("selection") or {}).get("points") or ())
