@@ -25,6 +25,9 @@ STILL = "#e6e9ec"
 DECADES = 4
 """Powers of ten the scale of the strip spans at most; what is below is drawn as its lower end."""
 
+ROW, BETWEEN, ABOVE, BELOW = 18, 40, 74, 58
+"""Pixels of a row, between two strips, and round them."""
+
 FOUND = "concept vectors"
 """What the marks on the strip are called."""
 
@@ -48,27 +51,33 @@ def move_strips(strips: Mapping[str, Strip], marked: Marked | None = None, said:
         said: a clause a role for the alternative text, as `workbench.vector_strip.told` words it.
     """
     marked = marked or Marked()
+    rows = [len(strip.rows) for strip in strips.values()]
+    tall = [max(100, min(ROW * count, 440)) for count in rows]
     figure = make_subplots(
-        len(strips), 1, shared_xaxes=True, subplot_titles=[plain(role) for role in strips], vertical_spacing=0.1
+        len(strips),
+        1,
+        shared_xaxes=True,
+        subplot_titles=[plain(role) for role in strips],
+        row_heights=tall,
+        vertical_spacing=BETWEEN / (sum(tall) + BETWEEN * (len(tall) - 1)),
     )
     scale = _scale([strip.values for strip in strips.values()])
-    tall = 0
     for row, (role, strip) in enumerate(strips.items(), start=1):
         _strip(figure, role, strip, row, scale["cmin"])
         _marks(figure, strip, marked, row)
-        tall += 40 + max(90, min(420, 20 * len(strip.rows)))
-    room = CELLS // sum(len(strip.rows) for strip in strips.values())
     for row, (role, strip) in enumerate(strips.items(), start=1):
-        _pressable(figure, role, strip, row, max(1, room))
-    width, most = next(((s.width, len(s.starts)) for s in strips.values()), (1, 1))
+        _pressable(figure, role, strip, row, max(1, CELLS // sum(rows)))
+        figure.update_yaxes(range=[-0.5, len(strip.rows) - 0.5], row=row, col=1)
+    width, most = next((s.width, len(s.starts)) for s in strips.values())
     figure.update_xaxes(title_text="neuron" if width == 1 else f"first neuron of {width}", row=len(strips), col=1)
     figure.update_xaxes(showgrid=False, zeroline=False, range=[-width / 2, width * (most - 0.5)])
     figure.update_yaxes(type="category", showgrid=False, title_text="layer")
     figure.update_annotations(font={"size": 12})
-    finish(figure, "How far every value vector moved", _alt(said, width), 120 + tall)
+    height = sum(tall) + BETWEEN * (len(tall) - 1) + ABOVE + BELOW
+    finish(figure, "How far every value vector moved", _alt(said, width), height)
     return figure.update_layout(
         coloraxis=scale,
-        margin={"t": 84, "r": BAR_ROOM},
+        margin={"t": ABOVE, "b": BELOW, "r": BAR_ROOM},
         clickmode="event+select",
         dragmode=False,
         hoverdistance=60,
@@ -103,9 +112,12 @@ def _strip(figure: go.Figure, role: str, strip: Strip, row: int, low: float) -> 
     """One role's cells: in colour what moved, in grey what did not, white what was not read."""
     moved = strip.values > 0
     height = np.log10(np.where(moved, strip.values, 1.0))
-    data = np.stack([strip.values, strip.neuron, _experts(strip)], axis=-1)
+    extra, parts = ["moved", "furthest neuron"], [strip.values, strip.neuron]
+    if any(site.expert is not None for sites in strip.sites for site in sites):
+        extra, parts = [*extra, "its expert"], [*parts, _experts(strip)]
+    data = np.stack(parts, axis=-1).astype(np.float32)  # half the bytes to send, and exact for a neuron's number
     figure.add_heatmap(
-        z=np.where(strip.values == 0, 1.0, np.nan),
+        z=np.where(strip.values == 0, 1.0, np.nan).astype(np.float32),
         x=strip.starts,
         y=strip.rows,
         colorscale=[[0, STILL], [1, STILL]],
@@ -115,12 +127,12 @@ def _strip(figure: go.Figure, role: str, strip: Strip, row: int, low: float) -> 
         col=1,
     )
     figure.add_heatmap(
-        z=np.where(moved, np.maximum(height, low), np.nan),
+        z=np.where(moved, np.maximum(height, low), np.nan).astype(np.float32),
         x=strip.starts,
         y=strip.rows,
         coloraxis="coloraxis",
         customdata=data,
-        meta=describes(role, "", "first neuron", "layer", ["moved", "furthest neuron", "its expert"]),
+        meta=describes(role, "", "first neuron", "layer", extra),
         hoverongaps=False,
         hoverinfo="skip",
         row=row,

@@ -178,7 +178,7 @@ def _vectors(moved: Mapping[str, pd.DataFrame]) -> None:
     st.dataframe(
         table[["role", "vector", "Jaccard", "cosine", LENGTH]],
         hide_index=True,
-        height=280,
+        height=min(280, 38 + 35 * len(table)),
         key="vectors",
         on_select=told,
         selection_mode="single-row",
