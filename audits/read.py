@@ -48,7 +48,8 @@ class Found:
 def asked_keys(keys: Sequence[str], role: str) -> tuple[str, ...]:
     """What is read of a role for some readings of the checkpoint; depth is read of states."""
     direct = ["states.forget" if key == DEPTH else key for key in keys]
-    return tuple(key for key in needed(direct) if role == "base" or not BY_KEY[key].base_only)
+    rows = [BY_KEY[key] for key in needed(direct)]
+    return tuple(row.key for row in rows if not (row.but_base if role == "base" else row.base_only))
 
 
 def read(asked: Asked, keys: Sequence[str], folder: Path, progress: Progress | None = None) -> Found:

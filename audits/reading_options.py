@@ -68,6 +68,8 @@ class ReadingOptions(Method):
     """Value vectors of the base that speak most for the concept, followed through the other models."""
     vector_tokens: int = Field(50, ge=1)
     """Top tokens compared for each of them."""
+    random_vectors: int = Field(5, ge=1)
+    """Random vectors of the same MLP shown beside each of them; at most all others. No claim rests on these."""
     trace_facts: int = Field(20, ge=0)
     """Facts that are causally traced; 0 leaves the trace out."""
     shift_facts: int = Field(100, ge=1)

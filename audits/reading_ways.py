@@ -15,10 +15,11 @@ from audits.behaviour.muse import KnowMem
 from audits.behaviour.perplexity import Perplexity
 from audits.reading_options import ReadingOptions
 from probes.causal_trace import CausalTrace
-from probes.concept_vectors import ConceptVectors, snapshot
+from probes.concept_vectors import ConceptVectors, controls_of, snapshot
 from probes.lens_words import LensWords
 from probes.linear_probes import LinearProbes
 from probes.logit_lens import LogitLens
+from probes.moved_vectors import MovedVectors
 from probes.patch_back import Coefficients, PatchBack, reachable
 from probes.probe_kinds import ProbeKinds
 from workbench.checkpoint import Checkpoint
@@ -35,6 +36,9 @@ REWORDINGS = ("paraphrases", "formats")
 
 Readings = dict[str, Trace]
 """Key -> trace, of one model."""
+
+RANDOM_VECTORS = "random_vectors.forget"
+"""The reading in which the base's draw stands."""
 
 
 @dataclass(frozen=True)
@@ -232,8 +236,30 @@ def vectors(asked: Asked) -> Trace:
         if asked.base
         else tuple(found.look(asked.model, asked.concept.forget).top("site", options.vectors))
     )
-    vocabulary = len(asked.model.unembedding)  # in a small vocabulary the top 50 of any two vectors overlap by chance
-    return snapshot(asked.model, sites, k=min(options.vector_tokens, max(5, vocabulary // 20)))
+    return snapshot(asked.model, sites, k=_tokens_compared(asked))
+
+
+def random_vectors(asked: Asked) -> Trace:
+    """Top tokens of random value vectors of the MLPs that the followed ones lie in: what happened to just any."""
+    if asked.base is None:
+        others = controls_of(asked.model, vectors_of(asked.own), 0, asked.options.random_vectors)
+    elif RANDOM_VECTORS in asked.base:
+        others = list(parse_sites(asked.base[RANDOM_VECTORS].labels["site"]))
+    else:
+        raise BadInput("no random vectors could be drawn in the base, so there are none to follow")
+    return snapshot(asked.model, others, k=_tokens_compared(asked))
+
+
+def _tokens_compared(asked: Asked) -> int:
+    """In a small vocabulary the top 50 of any two vectors overlap by chance."""
+    return min(asked.options.vector_tokens, max(5, len(asked.model.unembedding) // 20))
+
+
+def moved_vectors(asked: Asked) -> Trace:
+    """How far every value vector moved from what the base's files hold."""
+    if asked.base_files is None:
+        raise BadInput("the base's files are not at hand, so there is nothing to hold the value vectors against")
+    return MovedVectors().look(asked.model, asked.concept.forget, asked.base_files)
 
 
 def vectors_of(readings: Mapping[str, Trace]) -> tuple[Site, ...]:

@@ -26,6 +26,7 @@ from audits.privacy.scores import LossScore, MinKPlusScore, MinKScore, ZlibScore
 from audits.reading_options import ReadingOptions
 from audits.reading_routing import no_expert_facts, no_expert_trace, rerouted, routed
 from audits.reading_ways import (
+    RANDOM_VECTORS,
     Asked,
     Attacked,
     Look,
@@ -36,6 +37,7 @@ from audits.reading_ways import (
     kl_to_the_base,
     knowmem,
     lens,
+    moved_vectors,
     no_mixture,
     no_neurons,
     no_probe_training,
@@ -48,6 +50,7 @@ from audits.reading_ways import (
     probability,
     probes_trained_once,
     quantised,
+    random_vectors,
     relearnt,
     relearnt_apart,
     relearnt_near,
@@ -85,6 +88,8 @@ class Reading:
     """Whether it changes weights on the way: who does that has them, and drops a guard."""
     base_only: bool = False
     """Whether only the base is read so."""
+    but_base: bool = False
+    """Whether the base is not read so, because it is what the others are held against."""
 
     def of(self, asked: Asked) -> Trace:
         """Take it."""
@@ -174,6 +179,8 @@ READINGS: tuple[Reading, ...] = (
         weights=True,
     ),
     Reading("concept_vectors.forget", vectors),
+    Reading(RANDOM_VECTORS, random_vectors, rests_on=("concept_vectors.forget",)),
+    Reading("moved_vectors.forget", moved_vectors, but_base=True),
     Reading("accuracy.forget.jailbreak", Attacked(lambda options: options.jailbreak)),
     Reading("accuracy.forget.quantise", quantised),
     *(Reading(f"accuracy.forget.quantise_{bits}", partial(quantised, bits=bits)) for bits in (8, 3)),
@@ -247,6 +254,8 @@ SHOWN: Mapping[str, Suite] = {
     "token_routing.forget": "standard",
     **{f"{method}.{name}": "standard" for method in ("expert_load", "expert_shift") for name in ROUTED},
     "probe_kinds.forget": "standard",
+    RANDOM_VECTORS: "standard",
+    "moved_vectors.forget": "standard",
 }
 """Readings that no claim rests on: pages show them. Key -> the smallest suite that takes them."""
 

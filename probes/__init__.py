@@ -14,6 +14,7 @@ PROBES = Registry(
         "lens_words": "probes.lens_words:LensWords",
         "linear_probes": "probes.linear_probes:LinearProbes",
         "logit_lens": "probes.logit_lens:LogitLens",
+        "moved_vectors": "probes.moved_vectors:MovedVectors",
         "patch_back": "probes.patch_back:PatchBack",
         "probe_kinds": "probes.probe_kinds:ProbeKinds",
         "sae_features": "probes.sae_features:SaeFeatures",

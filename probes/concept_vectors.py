@@ -161,27 +161,33 @@ class VectorFinder(Method):
         return ConceptVectors(**options, describe=0).look(model, facts, progress)
 
 
-def controls_of(model: HookedModel, sites: Sequence[Site], seed: int) -> list[Site]:
+def controls_of(model: HookedModel, sites: Sequence[Site], seed: int, each: int = 1) -> list[Site]:
     """As many random neurons of the same layers (in a mixture: of the same experts), none of them one of `sites`.
 
+    Args:
+        model: the model.
+        sites: single MLP neurons.
+        seed: of the draw.
+        each: random ones for each of `sites`; at most all others of its MLP.
+
     Raises:
-        BadInput: when an MLP has too few others.
+        BadInput: when an MLP has fewer others than `sites` in it.
     """
     widths = {mlp: len(rows) for mlp, rows in model.mlps()}
+    taken = {mlp: {site.index for site in sites if site.whole == mlp} for mlp in dict.fromkeys(s.whole for s in sites)}
     generator = torch.Generator().manual_seed(seed)
-    return [site for mlp in dict.fromkeys(s.whole for s in sites) for site in _drawn(mlp, widths, sites, generator)]
+    return [site for mlp, there in taken.items() for site in _drawn(mlp, widths[mlp], there, each, generator)]
 
 
-def _drawn(mlp: Site, widths: Mapping[Site, int], sites: Sequence[Site], generator: torch.Generator) -> Iterator[Site]:
-    """Random neurons of one MLP, as many as `sites` has there."""
-    taken = {site.index for site in sites if site.whole == mlp}
-    free = [i for i in range(widths[mlp]) if i not in taken]
+def _drawn(mlp: Site, width: int, taken: set[int | None], each: int, generator: torch.Generator) -> Iterator[Site]:
+    """Random neurons of one MLP, `each` for every one that is taken there, if there are so many."""
+    free = [i for i in range(width) if i not in taken]
     if len(free) < len(taken):
         raise BadInput(
-            f"{mlp} has {widths[mlp]} neurons, of which {len(taken)} were chosen: too few are left to draw as many "
+            f"{mlp} has {width} neurons, of which {len(taken)} were chosen: too few are left to draw as many "
             "others for comparison. Choose fewer vectors"
         )
-    for i in torch.randperm(len(free), generator=generator)[: len(taken)].tolist():
+    for i in torch.randperm(len(free), generator=generator)[: each * len(taken)].tolist():
         yield Site(mlp.layer, mlp.part, free[i], mlp.expert)
 
 

@@ -18,12 +18,14 @@ from workbench.figures_features import feature_scatter
 from workbench.figures_lens import words_map
 from workbench.figures_maps import compare_maps, is_map, map_figure
 from workbench.figures_probes import kinds_figure
+from workbench.figures_strip import move_strips
 from workbench.figures_style import ITEMS, alt_text, table_of
 from workbench.figures_tokens import tokens_map
 from workbench.figures_trace import mixes_places, places_figure
 from workbench.figures_validation import validation_figure
 from workbench.figures_verdict import forest, forest_of, ladder
 from workbench.trace import Trace
+from workbench.vector_strip import strip_of, told
 
 __all__ = [
     "alt_text",
@@ -38,6 +40,7 @@ __all__ = [
     "forest_of",
     "kind_of",
     "ladder",
+    "move_strips",
     "ranked_bars",
     "relearn_curves",
     "table_of",
@@ -70,6 +73,8 @@ def figure_of(trace: Trace) -> go.Figure:
         return tokens_map(trace)
     if trace.name == "probe_kinds":
         return kinds_figure({str(trace.notes.get("model", "model")): trace}, "Probes of several kinds")
+    if trace.name == "moved_vectors":
+        return move_strips({str(trace.notes.get("model", "model")): strip_of(trace)}, said=[told(trace)])
     if trace.name == "lens_words":
         return words_map({str(trace.notes.get("model", "model")): trace}, trace.labels["fact"][0])
     if mixes_places(trace):

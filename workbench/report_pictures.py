@@ -70,8 +70,18 @@ EXPECTED = {
 ROUTED = ("token_routing", "expert_load", "expert_shift", "routing_snapshot")
 """Where a mixture sends tokens: the app draws it."""
 
-NOT_DRAWN = ("states", "coefficients", "tofu_losses", "answer_tokens", "lens_words", "probe_kinds", *ROUTED)
-"""Raw material of other readings, too large to draw, and what is shown a fact at a time."""
+NOT_DRAWN = (
+    "states",
+    "coefficients",
+    "tofu_losses",
+    "answer_tokens",
+    "lens_words",
+    "probe_kinds",
+    "random_vectors",
+    "moved_vectors",
+    *ROUTED,
+)
+"""Raw material of other readings, too large to draw, and what is shown a fact or a vector at a time."""
 
 
 @dataclass(frozen=True)

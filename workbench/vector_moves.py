@@ -51,7 +51,9 @@ def moves(before: Trace, after: Trace, k: int) -> pd.DataFrame:
 
 
 def ranks(before: Trace, after: Trace, site: str, k: int) -> pd.DataFrame:
-    """The k top tokens of one vector before and after, with how far each rank moved (`+ new`: not kept before).
+    """The k top tokens of one vector before and after, with how many ranks each one after has moved up or down.
+
+    `new` was not among those kept before.
 
     Their words stand beside the ids where both snapshots spell them; older ones do not.
     """
@@ -66,9 +68,9 @@ def ranks(before: Trace, after: Trace, site: str, k: int) -> pd.DataFrame:
         {
             "rank": range(1, count + 1),
             **spelled,
+            "moved": [_moved(old, new, i) for i in range(count)],
             "token id before": pd.array([_entry(old, i) for i in range(count)], dtype="Int64"),
             "token id after": pd.array([_entry(new, i) for i in range(count)], dtype="Int64"),
-            "moved": [_moved(old, new, i) for i in range(count)],
         }
     )
 
@@ -90,6 +92,11 @@ def _moved(old: Sequence[int], new: Sequence[int], i: int) -> str:
     if i >= len(new):
         return ""
     if new[i] not in old:
-        return "+ new"
+        return "new"
     by = list(old).index(new[i]) - i
-    return "=" if not by else f"▲ up {by}" if by > 0 else f"▼ down {-by}"
+    return "=" if not by else f"▲ +{by}" if by > 0 else f"▼ −{-by}"
+
+
+def lost(before: Trace, after: Trace, site: str, k: int) -> int:
+    """How many of the k top tokens before are not among the k after."""
+    return len(set(ids_at(before, site)[:k]) - set(ids_at(after, site)[:k]))

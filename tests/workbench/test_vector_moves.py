@@ -44,8 +44,8 @@ def test_ranks_say_what_moved_where():
     table = ranks(BASE, AFTER, SITES[0], 4)
     assert list(table["token id before"]) == [1, 2, 3, 4]
     assert list(table["token id after"]) == [9, 2, 1, 10]
-    assert list(table["moved"]) == ["+ new", "=", "▼ down 2", "+ new"]
-    assert list(ranks(AFTER, BASE, SITES[0], 3)["moved"])[0] == "▲ up 2"
+    assert list(table["moved"]) == ["new", "=", "▼ −2", "new"]
+    assert list(ranks(AFTER, BASE, SITES[0], 3)["moved"])[0] == "▲ +2"
 
 
 def test_words_stand_beside_the_ids_where_both_spell_them_and_do_nothing():

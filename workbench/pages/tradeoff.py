@@ -123,7 +123,6 @@ def _scatter(
 ) -> None:
     """The picture whose marks can be clicked or boxed, the box that does the same by keyboard, and their table."""
     names, one = _names(reports), chosen().run.on.name
-    run_of = {name: run for run, name in names.items()}
     place = st.container()  # the box is made first, because the picture rings what it says
     listed = several(
         "Audits in the table", "runs", list(reports), names.__getitem__, "None: all. Clicks and boxes set it too."
@@ -143,7 +142,6 @@ def _scatter(
                 [names[run] for run in listed],
             ),
             "tradeoff",
-            list(run_of),
             told,
             "Right and up is better. The dashed box is the margin round the model retrained without the concept. Click "
             "marks (with shift for several), or drag a box, to have them alone in the table.",

@@ -18,7 +18,13 @@ ALL, NONE = "all", "none"
 WITH_ITEMS = ("accuracy.forget", "answer_probability.forget", "logit_lens.forget", "causal_trace.forget")
 """Readings that tell the facts of a run, the best first."""
 
-WITH_LAYERS = ("logit_lens.forget", "linear_probes.forget", "causal_trace.forget", "depth_score.forget")
+WITH_LAYERS = (
+    "logit_lens.forget",
+    "linear_probes.forget",
+    "causal_trace.forget",
+    "depth_score.forget",
+    "moved_vectors.forget",
+)
 """Readings that tell its layers."""
 
 FIRST = (

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from workbench.figures_click import CELLS, CellAt, clickable, clicked, clicked_id, selectable
-from workbench.figures_style import alt_text, plain, rows_of, table_of
+from workbench.figures_style import alt_text, rows_of, table_of
 from workbench.pages.frame.escaped import safe
 from workbench.pages.frame.reading import Opened
 from workbench.pages.frame.states import verdict_of
@@ -77,36 +77,6 @@ def grid(
     _beneath(drawn, key, caption, key)
 
 
-def many_marks(
-    figure: go.Figure, key: str, names: Sequence[str], on_marks: Callable[[list[str]], None], caption: str = ""
-) -> None:
-    """A scatter whose marks can be clicked, or boxed together; the page offers the same choice by keyboard.
-
-    Args:
-        figure: a scatter whose marks have their name as the first entry of `customdata`.
-        key: apart from all other pictures of the page.
-        names: every name that a mark may have.
-        on_marks: called with the names of the marks, before the page is drawn again.
-        caption: one sentence on how to read it.
-    """
-    widget, known = f"picture {key}", {plain(name): name for name in names}
-
-    def told() -> None:
-        picked = [(point.get("customdata") or [None])[0] for point in _points(st.session_state.get(widget))]
-        on_marks([known[name] for name in picked if name in known])
-
-    st.plotly_chart(
-        figure,
-        key=widget,
-        theme=None,
-        config=CONFIG | {"modeBarButtonsToRemove": ["lasso2d"]},
-        alt=alt_text(figure),
-        on_select=told,
-        selection_mode=("points", "box"),
-    )
-    _beneath(figure, key, caption, key)
-
-
 def marks(figure: go.Figure, key: str, on_mark: Callable[[str], None], caption: str = "") -> None:
     """A figure whose marks can be clicked; the page offers the same choice in a select box, for the keyboard.
 
@@ -119,15 +89,42 @@ def marks(figure: go.Figure, key: str, on_mark: Callable[[str], None], caption: 
     drawn, widget = selectable(figure), f"picture {key}"
 
     def told() -> None:
-        points = _points(st.session_state.get(widget))
-        found = clicked_id(drawn, points[-1]) if points else None
-        if found is not None:
-            on_mark(found)
+        found = _ids(drawn, widget)
+        if found:
+            on_mark(found[-1])
 
     st.plotly_chart(
         drawn, key=widget, theme=None, config=CONFIG, alt=alt_text(drawn), on_select=told, selection_mode="points"
     )
     _beneath(drawn, key, caption, key)
+
+
+def many_marks(figure: go.Figure, key: str, on_marks: Callable[[list[str]], None], caption: str = "") -> None:
+    """The same where several marks are chosen together, by clicks with shift or in a box.
+
+    Args:
+        figure: series with `ids` take clicks.
+        key: apart from all other pictures of the page.
+        on_marks: called with the ids of all chosen marks, none when the choice was taken back.
+        caption: one sentence on how to read it.
+    """
+    drawn, widget = selectable(figure).update_layout(dragmode="select"), f"picture {key}"
+    st.plotly_chart(
+        drawn,
+        key=widget,
+        theme=None,
+        config=CONFIG | {"modeBarButtonsToRemove": ["lasso2d"]},
+        alt=alt_text(drawn),
+        on_select=lambda: on_marks(_ids(drawn, widget)),
+        selection_mode=("points", "box"),
+    )
+    _beneath(drawn, key, caption, key)
+
+
+def _ids(figure: go.Figure, widget: str) -> list[str]:
+    """What the chosen marks stand for."""
+    found = (clicked_id(figure, point) for point in _points(st.session_state.get(widget)))
+    return [one for one in found if one is not None]
 
 
 def _points(event: Any) -> Sequence[Any]:

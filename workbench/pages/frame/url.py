@@ -113,6 +113,12 @@ def keep(name: str, value: str) -> str:
     return value
 
 
+def named(name: str) -> tuple[str, ...]:
+    """What the URL, a click or this session's memory names under a parameter, for options too many to list."""
+    told = (st.query_params.get(name), st.session_state.get(name), _said().get(name))
+    return tuple(dict.fromkeys(str(value) for value in told if value))
+
+
 def _said() -> dict[str, str]:
     """What this session last wrote into the URL; a URL that says otherwise was changed from outside."""
     said: dict[str, str] = st.session_state.setdefault("said in the URL", {})
