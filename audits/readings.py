@@ -25,8 +25,8 @@ from audits.privacy.gradient import GradientScore
 from audits.privacy.scores import LossScore, MinKPlusScore, MinKScore, ZlibScore
 from audits.reading_options import ReadingOptions
 from audits.reading_routing import no_expert_facts, no_expert_trace, rerouted, routed
+from audits.reading_vectors import RANDOM_VECTORS, moved_vectors, random_vectors, vectors
 from audits.reading_ways import (
-    RANDOM_VECTORS,
     Asked,
     Attacked,
     Look,
@@ -37,7 +37,6 @@ from audits.reading_ways import (
     kl_to_the_base,
     knowmem,
     lens,
-    moved_vectors,
     no_mixture,
     no_neurons,
     no_probe_training,
@@ -50,14 +49,12 @@ from audits.reading_ways import (
     probability,
     probes_trained_once,
     quantised,
-    random_vectors,
     relearnt,
     relearnt_apart,
     relearnt_near,
     relearnt_text,
     samples,
     traced,
-    vectors,
     words_inside,
 )
 from probes.depth_score import States

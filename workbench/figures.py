@@ -16,7 +16,7 @@ from workbench.figures_bars import compare_ranked, measure_bars, ranked_bars
 from workbench.figures_curves import compare_layers, compare_means, layer_curve, relearn_curves
 from workbench.figures_features import feature_scatter
 from workbench.figures_lens import words_map
-from workbench.figures_maps import compare_maps, is_map, map_figure
+from workbench.figures_maps import compare_maps, map_figure
 from workbench.figures_probes import kinds_figure
 from workbench.figures_strip import move_strips
 from workbench.figures_style import ITEMS, alt_text, table_of
@@ -24,6 +24,7 @@ from workbench.figures_tokens import tokens_map
 from workbench.figures_trace import mixes_places, places_figure
 from workbench.figures_validation import validation_figure
 from workbench.figures_verdict import forest, forest_of, ladder
+from workbench.map_grids import is_map
 from workbench.trace import Trace
 from workbench.vector_strip import strip_of, told
 

@@ -8,7 +8,8 @@ import pytest
 from audits.claims import CLAIMS
 from audits.judge import Judge, JudgeOptions
 from audits.read import ReadingOptions, asked_keys
-from audits.reading_ways import RANDOM_VECTORS, Asked
+from audits.reading_vectors import RANDOM_VECTORS
+from audits.reading_ways import Asked
 from audits.readings import BY_KEY, READINGS
 from workbench.checkpoint import Checkpoint
 from workbench.errors import BadInput

@@ -12,8 +12,9 @@ from workbench.expert_tokens import RoutingGrid
 from workbench.figures_bands import band_of
 from workbench.figures_click import CellAt, clickable, clicked
 from workbench.figures_experts import CHANGE, routing_figure
-from workbench.figures_maps import compare_maps, difference_of, grids_of
+from workbench.figures_maps import compare_maps
 from workbench.figures_style import alt_text, rows_of, table_of
+from workbench.map_grids import difference_of, grids_of
 from workbench.trace import Trace
 
 SITES = tuple(f"L{layer}.expert[{e}]" for layer in range(2) for e in range(2))
