@@ -95,7 +95,9 @@ def askings_map(found: Sequence[Asking], title: str, pinned: Sequence[Asking] = 
     if not found:
         raise BadInput(f"{title}: there is no way of asking to draw")
     table = askings_table(found, pinned)
-    columns = [name for name in table if name not in ("asked", "unit", "prompt") and not name.endswith(" said")]
+    columns = [
+        str(name) for name in table if name not in ("asked", "unit", "prompt") and not str(name).endswith(" said")
+    ]
     values = table[columns].to_numpy(dtype=float)
     right = [unit.startswith("share") for unit in table["unit"]]
     words = [[_mark(value, share) for value in row] for row, share in zip(values, right, strict=True)]

@@ -89,13 +89,12 @@ def _alt(said: Sequence[str], width: int) -> str:
 
 
 def _scale(every: Sequence[np.ndarray]) -> dict[str, Any]:
-    """A colour axis in powers of ten, from the smallest move (at most `DECADES` below the largest) to the largest."""
+    """A colour axis in powers of ten: one to `DECADES` of them, from near the smallest move to the largest."""
     moved = np.concatenate([values[values > 0].reshape(-1) for values in every] or [np.zeros(0)])
-    top = float(np.log10(moved.max())) if moved.size else 0.0
-    low = max(float(np.log10(moved.min())), top - DECADES) if moved.size else -1.0
-    low = np.floor(low) if np.floor(low) >= top - DECADES else low
-    ticks = [t for t in range(int(np.ceil(low)), int(np.floor(top)) + 1)]
-    ticks = ticks if len(ticks) > 1 else [low, top]
+    top, least = (float(np.log10(end)) for end in ((moved.max(), moved.min()) if moved.size else (1.0, 1.0)))
+    low = max(min(float(np.floor(least)), top - 1), top - DECADES)
+    whole = [float(power) for power in range(int(np.ceil(low)), int(np.floor(top)) + 1)]
+    ticks = whole if len(whole) > 1 else [low, top]
     bar = {
         "title": {"text": "moved, in its lengths", "side": "right"},
         "thickness": 12,
@@ -103,7 +102,7 @@ def _scale(every: Sequence[np.ndarray]) -> dict[str, Any]:
         "tickvals": ticks,
         "ticktext": [f"{10.0**t:.2g}" for t in ticks],
     }
-    return {"colorscale": "Cividis", "cmin": low, "cmax": max(top, low + 1e-6), "colorbar": bar}
+    return {"colorscale": "Cividis", "cmin": low, "cmax": top, "colorbar": bar}
 
 
 def _strip(figure: go.Figure, role: str, strip: Strip, row: int, low: float) -> None:

@@ -12,6 +12,7 @@ Does not show: intervals, or the other models; the claim's page does. A claim wh
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -128,7 +129,9 @@ def _causal(read: Read) -> Spark | None:
 
 def _vectors(read: Read) -> Spark | None:
     """Jaccard of the top tokens with the base's, mean over the vectors of a layer."""
-    tops = [trace.notes.get("top_ids") for role in ("base", "checkpoint") if (trace := read(role, VECTORS)) is not None]
+    tops: list[Any] = [
+        trace.notes.get("top_ids") for role in ("base", "checkpoint") if (trace := read(role, VECTORS)) is not None
+    ]
     if len(tops) < 2 or any(not isinstance(top, Mapping) for top in tops):
         return None
     before, after = tops

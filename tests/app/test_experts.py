@@ -62,7 +62,7 @@ def shelf(tmp_path_factory) -> Path:
             relative_change=size,
             **about,
         )
-        for e, size in enumerate((0, 0.1, 0.3, 0.2))
+        for e, size in enumerate((0.0, 0.1, 0.3, 0.2))
     ]
     own = RunFolder.claim(at / "weights", {"verb": "compare", **QUESTION})
     with own.running():

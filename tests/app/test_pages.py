@@ -244,7 +244,10 @@ def test_the_quadrants_add_up_and_choose_the_rows(app, full):
 def test_one_item_shows_what_was_read_on_it(app, full):
     at = app(full, "items", run="one", item="0")
     probability = load_trace(full / "one", "base", "answer_probability.forget")
-    assert any("Fact 0: probability" in alt for alt in alts(at))
+    assert any(alt.startswith("Fact 0, asked in") for alt in alts(at))
+    assert any(alt.startswith("Fact 0: share of facts") for alt in alts(at))  # what lies inside: lens, probes
+    ways = next(frame.value for frame in at.dataframe if "asked" in frame.value).set_index("asked")
+    assert ways.loc["probability of the answer", "base"] == pytest.approx(float(probability.values[0]))
     assert probability.labels["fact"][0] in said(at)
 
 

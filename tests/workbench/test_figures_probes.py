@@ -39,7 +39,7 @@ def told(chosen: list[list[float]], sure: list[list[float]], model: str = "m", *
         "linear": np.stack([poor, right]),
         "linear chosen": np.stack([flat, said]),
         "linear sure": np.stack([np.full_like(said, 0.5), certain]),
-        "linear shuffled": np.stack([0 * poor, 0 * right]),
+        "linear shuffled": np.stack([0 * poor, 0.25 * right]),
         "erased": np.stack([0 * poor, 0 * right]),
         "5 subjects": np.stack([0 * poor, 0.5 * right]),
     }
@@ -79,7 +79,9 @@ def test_the_map_has_each_kind_and_its_excess_over_shuffled_answers(before, afte
     cut = map_of(after)
     assert cut.labels["layer"] == ("embed", "1") and cut.labels["probe"] == ("linear", "LEACE-erased")
     np.testing.assert_array_equal(cut.values[1], [[1, 0, 0.5, NAN], [0, 0, 0, NAN]])
-    assert map_of(after, selectivity=True).labels["probe"] == ("linear",)
+    above = map_of(after, selectivity=True)
+    assert above.labels["probe"] == ("linear",) and above.units == "above shuffled answers"
+    np.testing.assert_array_equal(above.values[1], [[0.75, 0, 0.375, NAN]])
     table = table_of(kinds_figure({"base": before, "checkpoint": after}, "Kinds"))
     cell = table[(table["panel"] == "after") & (table["layer"] == "1") & (table["probe"] == "linear")]
     assert cell["value"].item() == pytest.approx(0.5)
@@ -150,6 +152,11 @@ def test_the_surest_mistakes_come_first_and_what_was_not_read_last(before, after
     assert table["checkpoint chose"].tolist()[:1] == ["blue"] and table["base chose"].tolist()[:2] == ["red", "blue"]
     np.testing.assert_allclose(table["checkpoint right"], [0, 0.5, 1, NAN])
     np.testing.assert_allclose(table["checkpoint sure"], [0.75, 0.4, 0.9, 0.9])
+
+
+def test_of_two_mistakes_the_surer_comes_first():
+    trace = told([[1, 1, 1, 0]] * 2, [[0.6, 0.8, 0.9, 0.9]] * 2)
+    assert choices_frame({"checkpoint": trace}, "linear", "1")["fact"].tolist()[:2] == ["4: B is", "3: A is"]
 
 
 def test_tokens_are_spelt_and_missing_weights_have_no_row(before, after):

@@ -129,7 +129,7 @@ def _asked(run: Opened, readings: Mapping[str, Mapping[str, Trace]], fact: str, 
         hide_index=True,
         height=min(460, 38 + 35 * len(table)),
         column_config={"prompt": st.column_config.TextColumn(width="large")}
-        | {name: st.column_config.NumberColumn(format="%.3g") for name in table if table[name].dtype == float},
+        | {str(name): st.column_config.NumberColumn(format="%.3g") for name in table if table[name].dtype == float},
         alt=f"{len(table)} ways in which fact {number} was asked.",
     )
     st.caption(
