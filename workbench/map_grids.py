@@ -132,6 +132,7 @@ def difference_of(before: Grid, after: Grid, paired: bool) -> tuple[np.ndarray, 
 
 
 def standard_error(grid: Grid) -> np.ndarray:
+    """Of the mean over facts, by row and column; NaN where fewer than two were read."""
     count = np.isfinite(grid.values).sum(axis=-1)
     spread = np.where(np.isfinite(grid.values), grid.values - replace(grid, less=None).mean[..., None], 0.0)
     variance = np.divide((spread**2).sum(axis=-1), count - 1, out=np.full(count.shape, np.nan), where=count > 1)
@@ -140,6 +141,11 @@ def standard_error(grid: Grid) -> np.ndarray:
 
 
 def require_alike(name: str, sides: Sequence[tuple[Grid, ...]]) -> None:
+    """See to it that all sides have the same rows and columns.
+
+    Raises:
+        BadInput: when they have not.
+    """
     shapes = [[(grid.part, grid.rows, grid.columns) for grid in grids] for grids in sides]
     if any(shape != shapes[0] for shape in shapes):
         raise BadInput(
