@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from audits.attacks.quantise import RoundToBfloat16
+from audits.attacks.bfloat16 import RoundToBfloat16
 from audits.behaviour.answer_tokens import AnswersByToken
 from audits.behaviour.fluency import NgramEntropy
 from audits.behaviour.generations import Generations

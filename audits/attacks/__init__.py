@@ -7,6 +7,7 @@ ATTACKS = Registry(
     {
         "relearn": "audits.attacks.relearn:Relearn",
         "quantise": "audits.attacks.quantise:Quantise",
+        "bfloat16": "audits.attacks.bfloat16:RoundToBfloat16",
         "prune": "audits.attacks.prune:Prune",
         "prune_difference": "audits.attacks.prune_difference:PruneDifference",
         "noise": "audits.attacks.noise:Noise",

@@ -5,8 +5,6 @@ simplest scheme; step = largest magnitude of the row / (2^(bits-1) - 1). Matrice
 Read it as: if the answers come back, the unlearning moved weights by less than half a step. `same_codes` says so
 without asking anything: the share of weights whose integer is the base's. Small models move weights by far more than
 a step.
-`RoundToBfloat16` is the rung above: every weight rounded to the nearest bfloat16 and held as it was held before, as if
-a model edited in float32 were published at half the size. Of a model stored in bfloat16 it changes nothing.
 Does not show: what NF4, GPTQ or AWQ would do; nor what computing in few bits, beside holding the weights in them, does.
 """
 
@@ -48,29 +46,6 @@ class Quantise(Attack):
                 for name in names:
                     parameter = model.parameter(name)
                     parameter.copy_(round_to_nearest(parameter, self.bits))
-            return {"tensors": len(names)}
-
-        return fit_weights(model, names, change, self.spec())
-
-
-class RoundToBfloat16(Attack):
-    """Weights in bfloat16."""
-
-    threat: ClassVar[str] = "Somebody has the weights and stores them in bfloat16, as is usual; no data."
-
-    def attempts(self, model: HookedModel, concept: Concept) -> Iterable[WeightEdit]:
-        """The rounded weights."""
-        yield self.fit(model, concept)
-
-    def fit(self, model: HookedModel, facts: FactSet | Concept) -> WeightEdit:  # noqa: ARG002  # attacks share this
-        """The rounded weights as an edit; it needs no facts."""
-        names = model.parameter_names()
-
-        def change() -> dict[str, int]:
-            with torch.no_grad():
-                for name in names:
-                    parameter = model.parameter(name)
-                    parameter.copy_(parameter.to(torch.bfloat16).to(parameter.dtype))
             return {"tensors": len(names)}
 
         return fit_weights(model, names, change, self.spec())

@@ -47,7 +47,7 @@ def test_a_ladder_that_was_read_whole_says_nothing_of_missing_widths():
 def test_the_width_is_what_the_reading_says():
     assert width_of(read(0)) == "as stored (float32)"
     assert width_of(read(0, bits=3, method="audits.attacks.quantise:Quantise")) == "3 bits"
-    assert width_of(read(0, method="audits.attacks.quantise:RoundToBfloat16")) == "bfloat16"
+    assert width_of(read(0, method="audits.attacks.bfloat16:RoundToBfloat16")) == "bfloat16"
 
 
 def curve(*steps: str) -> Trace:

@@ -2,7 +2,7 @@
 
 import torch
 
-from audits.attacks.quantise import RoundToBfloat16
+from audits.attacks.bfloat16 import RoundToBfloat16
 
 
 def test_every_weight_is_the_nearest_bfloat16_and_the_model_is_as_it_was(dense):
