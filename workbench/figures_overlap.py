@@ -34,7 +34,8 @@ def cosines_of(row: Mapping[Any, Any], side: Side) -> Float[np.ndarray, "base ch
 
 def chance_of(row: Mapping[Any, Any], side: Side) -> tuple[float, float]:
     """Mean and standard deviation of the overlap of random directions in the space of one side."""
-    return by_chance(*cosines_of(row, side).shape, _size(row, side))
+    base, change = cosines_of(row, side).shape
+    return by_chance(base, change, _size(row, side))
 
 
 def why_no_overlap(row: Mapping[Any, Any]) -> str:

@@ -131,7 +131,7 @@ def cell_number(cell: pd.DataFrame, stat: str) -> CellNumber:
         return CellNumber(float("nan"))
     if stat not in OVERLAPS:
         return CellNumber(float(rows[stat].astype(float).max()))
-    row = rows.loc[rows["change_norm"].astype(float).idxmax()].to_dict()
+    row = rows.iloc[int(rows["change_norm"].astype(float).argmax())].to_dict()
     mean, spread = chance_of(row, OVERLAPS[stat])
     value = float(row[stat])
     return CellNumber(value, mean, abs(value - mean) <= NOISE_FLOOR * spread)
