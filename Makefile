@@ -5,7 +5,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 export WANDB_MODE := disabled
 
-.PHONY: demo demo-moe view test test-browser check fix slow architectures unlearning tradeoff notebooks validity bench bench-gradient clean
+.PHONY: demo demo-moe view pictures test test-browser check fix slow architectures unlearning tradeoff notebooks validity bench bench-gradient clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -30,6 +30,15 @@ test-browser: .venv/installed-dev   ## the app in Debian's chromium; skipped wit
 
 view: .venv/installed-dev      ## the app over runs/
 	$(BIN)/workbench view
+
+SAES := runs/sae
+pictures: .venv/installed-dev  ## every page of the app in a picture, docs/app, from fresh runs of the demo (needs Chromium)
+	$(BIN)/workbench demo
+	$(BIN)/workbench demo --moe
+	for layer in 1 2 3; do $(BIN)/workbench look sae_features runs/demo/npo --against runs/demo/taught --concept demo:chemistry \
+	  --set site=L$$layer.resid_post --out $(SAES)/L$$layer || exit 1; done
+	$(BIN)/workbench look weight_deltas runs/demo/npo --against runs/demo/taught --concept demo:chemistry --out runs/deltas
+	$(BIN)/python -m bench.pictures runs
 
 check: .venv/installed-dev     ## lint, format, types
 	$(BIN)/ruff format --check .

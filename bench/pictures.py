@@ -7,6 +7,7 @@ pictures reach. The choices in the URL are those of `PAGES`, so that pages with 
 Does not show: that a page is right; the tests do. Numbers are those of the runs it was given.
 """
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,25 +35,29 @@ class Shot:
     """Path of the page; empty for the first one."""
     url: Mapping[str, str] = field(default_factory=lambda: {"run": DENSE})
     """Choices in the URL."""
-    live: bool = False
-    """Whether the page is there only with `--live`."""
+    presses: tuple[str, ...] = ()
+    """Buttons pressed one after another, by the beginning of their words."""
 
 
-FACT = {"run": DENSE, "item": "0"}
+FACT = {"run": DENSE, "item": "3"}
+CELL = {"layer": "1", "tok": "last subject"}
+ASKED = {"prompt": "The element of Brudas is", "answer": "tin", "subject": "Brudas"}
+
 SHOTS: dict[str, Shot] = {
     "overview": Shot(""),
     "runs": Shot("runs", {"run": DENSE, "cmp": "demo/audits/grad_ascent"}),
     "tradeoff": Shot("tradeoff"),
     "items": Shot("items", FACT),
-    "trace": Shot("trace", {"run": DENSE, "layer": "1", "tok": "last subject"}),
+    "trace": Shot("trace", {"run": DENSE, **CELL}),
     "depth": Shot("depth"),
     "lens": Shot("lens", FACT),
     "probes": Shot("probes"),
     "concepts": Shot("concepts"),
     "weights": Shot("weights"),
     "sae": Shot("sae"),
-    "experts": Shot("experts", {"run": MIXTURE, "item": "0", "layer": "1", "expert": "1"}),
+    "experts": Shot("experts", {"run": MIXTURE, "item": "3", "layer": "1", "expert": "1"}),
     "recovery": Shot("recovery"),
+    "live": Shot("live", {"run": DENSE, **ASKED}, ("Load", "Ask")),
     "report": Shot("report"),
 }
 """Name of the file -> what is on it."""
@@ -75,6 +80,9 @@ def take(page: Any, address: str, shot: Shot, to: Path) -> str:
     page.set_viewport_size({"width": WIDTH, "height": 1000})
     page.goto(f"{address}{shot.page}?{urlencode(shot.url)}")
     wait_until_drawn(page)
+    for words in shot.presses:
+        page.get_by_role("button", name=re.compile(f"^{words}")).first.click()
+        wait_until_drawn(page)
     height = page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")
     page.set_viewport_size({"width": WIDTH, "height": max(800, min(TALLEST, int(height)))})
     page.wait_for_timeout(1500)
@@ -92,20 +100,33 @@ def main(words: Sequence[str]) -> int:
         raise BadInput(f"There are no pictures called {sorted(unknown)}; there are {sorted(SHOTS)}")
     if CHROMIUM is None:
         raise BadInput("There is no Chromium on this machine: apt-get install chromium")
+    asked = words[1:] or list(SHOTS)
+    wrong = [
+        name
+        for live in (False, True)  # the page Live stands in the menu only where it was asked for
+        for name in _taken(Path(words[0]), [name for name in asked if (name == "live") == live], live)
+    ]
+    return 1 if wrong else 0
+
+
+def _taken(runs: Path, names: Sequence[str], live: bool) -> list[str]:
+    """Take some pictures from one server; returns the pages that show an error."""
     from playwright.sync_api import sync_playwright
 
-    wrong: dict[str, str] = {}
-    DOCS.mkdir(parents=True, exist_ok=True)
-    with serving(Path(words[0])) as address, sync_playwright() as playwright:
+    wrong = []
+    if not names:
+        return wrong
+    with serving(runs, live=live) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page()
-        for name in words[1:] or SHOTS:
+        for name in names:
             to = DOCS / f"{name}.png"
-            if said := take(page, address, SHOTS[name], to):
-                wrong[name] = said
+            said = take(page, address, SHOTS[name], to)
+            wrong += [name] if said else []
             sys.stdout.write(f"{to}{': ' + said if said else ''}\n")
+            sys.stdout.flush()
         browser.close()
-    return 1 if wrong else 0
+    return wrong
 
 
 if __name__ == "__main__":
