@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
+import torch
 from jaxtyping import Float
 from scipy.sparse.linalg import svds
 
@@ -95,13 +95,14 @@ def leading(matrix: Float[np.ndarray, "row column"], k: int, options: CompareOpt
 
 
 def _from_gram(matrix: Float[np.ndarray, "row column"], k: int, _: int) -> Leading:
-    wide = (matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T).astype(np.float64)
-    short = len(wide)
-    squares, near = scipy.linalg.eigh(wide @ wide.T, subset_by_index=[short - k, short - 1])
-    values, near = np.sqrt(np.maximum(squares[::-1], 0.0)), near[:, ::-1]
-    far = np.divide(wide.T @ near, values, out=np.zeros((wide.shape[1], k)), where=values > 0)
-    left, right = (near, far) if matrix.shape[0] <= matrix.shape[1] else (far, near)
-    return Leading(values, left, right)
+    # By torch throughout: the threads of numpy's own BLAS get in the way of torch's, and small matrices pay for it.
+    flat = matrix.shape[0] <= matrix.shape[1]
+    wide = torch.from_numpy(np.ascontiguousarray(matrix if flat else matrix.T)).double()
+    squares, vectors = torch.linalg.eigh(wide @ wide.T)
+    values, near = squares.flip(0)[:k].clamp_min(0).sqrt(), vectors.flip(1)[:, :k]
+    far = torch.where(values > 0, (wide.T @ near) / values, 0.0)
+    left, right = (near, far) if flat else (far, near)
+    return Leading(values.numpy(), left.numpy(), right.numpy())
 
 
 def _iterated(matrix: Float[np.ndarray, "row column"], k: int, seed: int) -> Leading:

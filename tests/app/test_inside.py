@@ -114,7 +114,7 @@ def test_weights_of_another_run_on_the_shelf(app, full):
     assert "L1 mlp up_proj 1 in the first" in alts(at)[2]
     at = app(full, "weights", run="one", stat="rank")
     assert alts(at)[0] == "Rank of the change, layer by matrix: from 1 to 1."
-    assert "older version of `compare` made this and took neither" in said(at)
+    assert "older version of the workbench made this and took neither" in said(at)
     at = app(full, "weights", run="one", diff="cmp-other", layer="0")
     assert "other weights than those of Run A" in said(at)
     assert "Nothing changed here" in said(at)

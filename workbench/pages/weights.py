@@ -75,7 +75,11 @@ def _map(comparison: Comparison, stat: str, frame: CellAt | None, source: Opened
     """The chosen number, layer by matrix and layer by expert."""
     if stat in OVERLAPS and not comparison.table[stat].notna().any():
         old = comparison.made_by.get("base_directions") is None
-        why = "an older version of `compare` made this and did not take it" if old else "no matrix was held against it"
+        why = (
+            "an older version of the workbench made this and did not take it"
+            if old
+            else "no matrix was held against it"
+        )
         absent(OVERLAP, why, source.again)
         return
     figure = change_maps(comparison) if stat == RELATIVE else stat_map(comparison, stat)

@@ -27,7 +27,7 @@ def alignment(run: Opened) -> None:
     st.subheader(TITLE, anchor=False)
     source = holding(run, [KEY], "deltas")
     if source is None:
-        absent(TITLE, "an audit does not read it, and no run of `look weight_deltas` is on the shelf", _command(run))
+        absent(TITLE, "an audit does not read it, and no run of the probe weight_deltas is on the shelf", _command(run))
         return
     if source is not run:
         banner(source)

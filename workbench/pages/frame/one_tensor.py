@@ -29,7 +29,9 @@ def one_tensor(comparison: Comparison, changed: pd.DataFrame, source: Opened) ->
     """
     if comparison.made_by.get("base_directions") is None:
         absent(
-            f"{OVERLAP}; {ENTRIES.lower()}", "an older version of `compare` made this and took neither", source.again
+            f"{OVERLAP}; {ENTRIES.lower()}",
+            "an older version of the workbench made this and took neither",
+            source.again,
         )
         return
     rows = {_key(row): row for row in changed.to_dict("records")}
