@@ -70,14 +70,10 @@ def clicked(figure: go.Figure, point: Mapping[str, Any]) -> CellAt | None:
         figure: made by `clickable`.
         point: what the app reports: `curve_number` and `point_index`.
     """
-    number, index = point.get("curve_number"), point.get("point_index")
-    drawn: Sequence[Any] = figure.data
-    if not isinstance(number, int) or not isinstance(index, int) or not 0 <= number < len(drawn):
+    series, index = _pressed(figure, point)
+    if series is None or not isinstance(series.meta, list | tuple) or series.meta[0] != MARK:
         return None
-    series = drawn[number]
-    if not isinstance(series.meta, list | tuple) or series.meta[0] != MARK or not 0 <= index < len(series.x):
-        return None
-    return CellAt(str(series.y[index]), str(series.x[index]))
+    return CellAt(str(series.y[index]), str(series.x[index])) if index < len(series.x) else None
 
 
 def selectable(figure: go.Figure) -> go.Figure:
@@ -101,12 +97,17 @@ def clicked_id(figure: go.Figure, point: Mapping[str, Any]) -> str | None:
         figure: made by `selectable`.
         point: what the app reports: `curve_number` and `point_index`.
     """
+    series, index = _pressed(figure, point)
+    ids = None if series is None else series.ids
+    return str(ids[index]) if ids is not None and index < len(ids) else None
+
+
+def _pressed(figure: go.Figure, point: Mapping[str, Any]) -> tuple[Any, int]:
+    """The series and place of a mark that an app reports; no series where the report fits nothing in the figure."""
     number, index = point.get("curve_number"), point.get("point_index")
     drawn: Sequence[Any] = figure.data
-    if not isinstance(number, int) or not isinstance(index, int) or not 0 <= number < len(drawn):
-        return None
-    ids = drawn[number].ids
-    return str(ids[index]) if ids is not None and 0 <= index < len(ids) else None
+    fits = isinstance(number, int) and isinstance(index, int) and 0 <= number < len(drawn) and index >= 0
+    return (drawn[number], index) if fits else (None, 0)
 
 
 def _marks(figure: go.Figure, series: Any) -> None:

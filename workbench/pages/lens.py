@@ -13,6 +13,7 @@ from workbench.figures_tokens import visible_lines
 from workbench.pages.frame.by_fact import facts_by_layer
 from workbench.pages.frame.chosen import ALL, chosen
 from workbench.pages.frame.escaped import safe
+from workbench.pages.frame.fact_read import fact_read
 from workbench.pages.frame.one_reading import one_reading
 from workbench.pages.frame.picture import download, grid, head, marks, picture
 from workbench.pages.frame.reading import Opened
@@ -20,7 +21,7 @@ from workbench.pages.frame.states import absent, missing
 from workbench.pages.frame.url import choose, pick
 from workbench.report_pictures import picture_of
 from workbench.trace import Trace
-from workbench.trace_cuts import fact_number, has_fact, named_layers, one_fact
+from workbench.trace_cuts import has_fact, named_layers, one_fact
 
 KEY = "logit_lens"
 WORDS = "lens_words.forget"
@@ -168,21 +169,16 @@ def _words(run: Opened) -> None:
         absent("Layer by token, with the word that stands first in each cell", run.why_not_shown(WORDS), run.again)
         return
     first = next(iter(traces.values()))
-    there = {fact_number(label): label for label in first.labels["fact"]}
-    number = chosen().fact or next(iter(there))
-    if number not in there:
-        absent(
-            f"Words over fact {number}",
-            f"words are read of the first {len(there)} facts only; reading.trace_facts sets how many",
-            f"{run.again} --set reading.trace_facts={int(number) + 1 if number.isdigit() else 'N'}",
-        )
+    read = fact_read(run, first, "Words inside")
+    if read is None:
         return
+    number, fact = read
     try:
-        grids = {role: word_grid(t, there[number]) for role, t in traces.items() if there[number] in t.labels["fact"]}
+        grids = {role: word_grid(t, fact) for role, t in traces.items() if fact in t.labels["fact"]}
     except BadInput as error:
         absent("Words inside", str(error))
         return
-    at = first.labels["fact"].index(there[number])
+    at = first.labels["fact"].index(fact)
     left, right = st.columns(2)
     tokens = next(iter(grids.values())).tokens
     places = [str(i) for i in range(len(tokens))]

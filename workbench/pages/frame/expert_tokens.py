@@ -11,11 +11,11 @@ from workbench.figures_experts import routing_figure
 from workbench.figures_tokens import visible_lines
 from workbench.pages.frame.chosen import ALL, chosen
 from workbench.pages.frame.escaped import safe
+from workbench.pages.frame.fact_read import fact_read
 from workbench.pages.frame.picture import grid
 from workbench.pages.frame.reading import Opened
 from workbench.pages.frame.states import absent
 from workbench.trace import Trace
-from workbench.trace_cuts import fact_number
 
 ROUTING = "token_routing.forget"
 """The reading."""
@@ -36,24 +36,19 @@ def token_by_token(run: Opened, expert: str) -> None:
         absent("Token by expert", run.why_not_shown(ROUTING), run.again if run.on.is_audit else ALONE)
         return
     first = next(iter(traces.values()))
-    there = {fact_number(label): label for label in first.labels["fact"]}
-    number = chosen().fact or next(iter(there))
-    if number not in there:
-        absent(
-            f"Routing of fact {number}",
-            f"it is read of the first {len(there)} facts only; reading.trace_facts sets how many",
-            f"{run.again} --set reading.trace_facts={int(number) + 1 if number.isdigit() else 'N'}",
-        )
+    read = fact_read(run, first, "Routing")
+    if read is None:
         return
+    number, fact = read
     try:
-        layer = _layer(traces, there[number])
-        grids = _grids(traces, there[number], layer)
+        layer = _layer(traces, fact)
+        grids = _grids(traces, fact, layer)
     except BadInput as error:
         absent("Token by expert", str(error))
         return
     if chosen().fact is None:
         st.caption("No item is chosen: this is the first that was read. Choose Item at the left for another.")
-    at = first.labels["fact"].index(there[number])
+    at = first.labels["fact"].index(fact)
     st.text(visible_lines(f"{first.notes['prompt'][at]} → {first.notes['answer'][at]}"))
     if chosen().layer == ALL:
         st.caption(f"No layer is chosen: this is layer {safe(layer)}, where most choices of this fact were given up.")
