@@ -208,7 +208,7 @@ def _marks(figure: go.Figure, series: str, look: Look, found: Pairs) -> None:
         mode="markers",
         cliponaxis=False,
         marker={"color": look.color, "symbol": look.marker, "size": 12 if series == "Run A" else 10},
-        ids=list(found),
+        ids=[plain(name) for name in found],
         customdata=[[plain(name), status_words(a), status_words(b)] for name, (a, b) in found.items()],
         meta=describes("", series, pairs[0][0].claim, pairs[0][1].claim, ["audit", "status of x", "status of y"]),
         hovertemplate="%{customdata[0]}<br>%{x:.3g} (%{customdata[1]}), %{y:.3g} (%{customdata[2]})<extra>"

@@ -48,9 +48,12 @@ def trained(facts: list[Fact], layers: int, steps: int, every_token: bool) -> Ho
         hf = LlamaForCausalLM(config)
     ids = torch.tensor([tokenizer(f"{fact.prompt} {fact.answer}")["input_ids"] for fact in facts])
     optimizer, said = torch.optim.AdamW(hf.parameters(), lr=3e-3, weight_decay=0), 0 if every_token else -1
-    for _ in range(steps):
-        logits = hf(ids[:, :-1]).logits[:, said:]
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:][:, said:].flatten())
+    for step in range(6 * steps):  # at least `steps`; how many more it takes depends on the processor's rounding
+        logits = hf(ids[:, :-1]).logits
+        if step >= steps and bool((logits[:, -1].argmax(-1) == ids[:, -1]).all()):
+            break
+        asked = logits[:, said:]
+        loss = torch.nn.functional.cross_entropy(asked.flatten(0, 1), ids[:, 1:][:, said:].flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -9,6 +9,7 @@ from workbench.errors import BadInput
 from workbench.evidence import AuditReport
 from workbench.figures_claims import all_claims, one_claim
 from workbench.figures_groups import BASE, REFERENCE, UNKNOWN, Groups, groups_by, options_of
+from workbench.figures_style import plain
 from workbench.figures_tradeoff import comparable, tradeoff
 from workbench.makers import made_on, settings_of
 from workbench.pages.frame.chosen import chosen
@@ -129,7 +130,7 @@ def _scatter(
     )
 
     def told(picked: list[str]) -> None:
-        st.session_state["runs"] = [run for run in reports if names[run] in picked]
+        st.session_state["runs"] = [run for run in reports if plain(names[run]) in picked]
 
     with place:
         many_marks(
