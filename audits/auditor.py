@@ -166,7 +166,8 @@ class Question:
     def shown(self) -> tuple[str, ...]:
         """The readings that no claim rests on: what pages show, and what the numbers papers report are made of."""
         of_papers = STANDARD_READINGS if self.all_claims else ()
-        return of_papers if self.checks is not None else (*shown_in(self.suite), *of_papers)
+        apart = self.checks is not None or not self.reading.shown
+        return of_papers if apart else (*shown_in(self.suite), *of_papers)
 
     @property
     def all_claims(self) -> bool:

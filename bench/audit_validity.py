@@ -51,7 +51,7 @@ def reading_options() -> Any:
     from audits.attacks.relearn import Relearn
     from audits.reading_options import ReadingOptions
 
-    return ReadingOptions(probe_seeds=1, relearn=Relearn(seeds=(0,), steps=(0, 20)), trace_facts=0)
+    return ReadingOptions(probe_seeds=1, relearn=Relearn(seeds=(0,), steps=(0, 20)), trace_facts=0, shown=False)
 
 
 def made(case: Case, folder: Path) -> dict[str, Any]:

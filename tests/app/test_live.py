@@ -63,25 +63,29 @@ def fact(planted):
 
 def test_it_is_not_there_by_default(app, full, monkeypatch):
     monkeypatch.delenv("WORKBENCH_LIVE", raising=False)
-    at = app(full, run="one")
-    code = "import app\nassert not app.live()\nassert 'Try' not in app.pages(), app.pages()"
+    assert "live reader" not in app(full, run="one").session_state
+
+
+def test_only_the_flag_opens_it():
+    """One process for all: the module is what is imported, the flags are looked at when they are asked for."""
+    asked = [
+        ([], None, False), (["runs", "--live"], None, True), ([], "1", True), ([], "0", False), (["live"], None, False),
+    ]  # fmt: skip
+    code = f"""
+import os, sys
+sys.argv = ["app.py"]
+import app
+assert "torch" not in sys.modules, "no torch where no model can be opened"
+for argv, variable, there in {asked!r}:
+    sys.argv = ["app.py", *argv]
+    os.environ.pop("WORKBENCH_LIVE", None)
+    os.environ.update({{}} if variable is None else {{"WORKBENCH_LIVE": variable}})
+    assert app.live() is there, (argv, variable)
+    assert ("Try" in app.pages()) is there, (argv, variable)
+"""
     environment = {k: v for k, v in os.environ.items() if k != "WORKBENCH_LIVE"} | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "live reader" not in at.session_state
-
-
-@pytest.mark.parametrize(("argv", "variable", "there"), [
-    ([], None, False), (["runs", "--live"], None, True), ([], "1", True), ([], "0", False), (["live"], None, False),
-])  # fmt: skip
-def test_only_the_flag_opens_it(monkeypatch, argv, variable, there):
-    environment = {k: v for k, v in os.environ.items() if k != "WORKBENCH_LIVE"} | {"PYTHONPATH": str(ROOT)}
-    environment |= {} if variable is None else {"WORKBENCH_LIVE": variable}
-    code = f"import sys; sys.argv = ['app.py', *{argv!r}]; import app; print(app.live(), 'torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.stdout.split()[-2:-1] == [str(there)], done.stderr[-2000:]
-    if not there:
-        assert done.stdout.split()[-1] == "False"  # no torch where no model can be opened
 
 
 def test_its_address_shows_nothing_without_the_flag(app, full, monkeypatch):

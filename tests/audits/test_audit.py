@@ -23,6 +23,7 @@ from workbench.store import read_manifest, verify
 
 FEW = {"steps": (0, 3), "seeds": (0,)}
 QUICK = ReadingOptions(
+    shown=False,
     probe_seeds=1,
     trace_facts=2,
     vectors=4,

@@ -13,6 +13,8 @@ FAST = (
     "--set",
     "reading.trace_facts=0",
     "--set",
+    "reading.shown=false",
+    "--set",
     "reading.relearn.steps=[0, 1]",
     "--set",
     "reading.relearn.seeds=[0]",

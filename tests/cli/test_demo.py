@@ -17,7 +17,9 @@ from workbench.store import RunFolder, verify
 
 QUICK = DemoOptions(
     neurons=10,
-    reading=ReadingOptions(probe_seeds=1, trace_facts=2, relearn=Relearn(steps=(0, 2), seeds=(0,), share=0.2)),
+    reading=ReadingOptions(
+        shown=False, probe_seeds=1, trace_facts=2, relearn=Relearn(steps=(0, 2), seeds=(0,), share=0.2)
+    ),
 )
 
 NAMES = ["taught", "concept_ablation", "concept_ablation-random", "grad_ascent", "npo", "reference"]

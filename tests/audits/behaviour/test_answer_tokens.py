@@ -1,6 +1,7 @@
 """Answers token by token: the numbers are those of the whole answer, apart; guards and prompt edits are heard."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -149,6 +150,10 @@ def test_suites_take_it_from_standard_on_and_single_checks_never(found):
     assert not set(SHOWN) & set(asking(found, "quick").keys)
     assert set(SHOWN) <= set(asking(found).keys) and set(SHOWN) <= set(asking(found, "full").keys)
     assert not set(SHOWN) & set(asking(found, checks=("direct",)).keys)
+    without = replace(asking(found), reading=ReadingOptions(shown=False))
+    assert set(asking(found).keys) - set(without.keys) == set(SHOWN) and len(without.claims) == len(
+        asking(found).claims
+    )
     for role in ("base", "checkpoint", "reference"):
         unread = {key for key in SHOWN if role == "base" and BY_KEY[key].but_base}
         assert set(SHOWN) - set(asked_keys(list(SHOWN), role)) == unread
