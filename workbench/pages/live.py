@@ -209,7 +209,7 @@ def _ask(me: str, run: Opened, roles: Mapping[str, str], reader: Reader) -> None
         answer = left.text_input("Answer the lens looks for", key="live answer", help="Empty: the first word said.")
         subject = right.text_input("Subject", key="live subject", help="For the trace: words of the prompt.")
         asked = st.multiselect(
-            "Models", list(roles), default=[r for r in roles if r in (mine, "base")], key="live roles"
+            "Models", list(roles), default=[r for r in roles if r in (mine, "base", "checkpoint")], key="live roles"
         )
         left, middle, right = st.columns(3)
         tokens = left.number_input("Tokens said", 1, 256, 16, key="live tokens")

@@ -70,6 +70,9 @@ TRACED, STATE = "causal_trace.forget", "resid_post"
 SPARK = "curve"
 """Column of the small curves, by layer, step, bits or strength."""
 
+WIDTHS = {"axis": 108, "claim": 138, "status": 112, "after Holm": 84}
+"""Pixels of the columns that name a claim; the others have what their content needs."""
+
 NUMBERS = ("base", "unlearned", "reference", "never taught", "margin")
 """Columns of the table that hold one number."""
 
@@ -160,6 +163,7 @@ def _axes(run: Opened, report: AuditReport) -> None:
         height=38 + 35 * len(table),
         column_config={
             SPARK: st.column_config.LineChartColumn(y_min=0, y_max=1, width="small"),
+            **{name: st.column_config.TextColumn(width=pixels) for name, pixels in WIDTHS.items()},
             **{name: st.column_config.NumberColumn(format="%.3f") for name in NUMBERS},
         },
         alt=f"{len(table)} claims with their values, differences and status.",
