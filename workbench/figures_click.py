@@ -106,8 +106,9 @@ def _pressed(figure: go.Figure, point: Mapping[str, Any]) -> tuple[Any, int]:
     """The series and place of a mark that an app reports; no series where the report fits nothing in the figure."""
     number, index = point.get("curve_number"), point.get("point_index")
     drawn: Sequence[Any] = figure.data
-    fits = isinstance(number, int) and isinstance(index, int) and 0 <= number < len(drawn) and index >= 0
-    return (drawn[number], index) if fits else (None, 0)
+    if not isinstance(number, int) or not isinstance(index, int) or not 0 <= number < len(drawn) or index < 0:
+        return None, 0
+    return drawn[number], index
 
 
 def _marks(figure: go.Figure, series: Any) -> None:
