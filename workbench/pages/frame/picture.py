@@ -108,17 +108,17 @@ def many_marks(figure: go.Figure, key: str, on_marks: Callable[[list[str]], None
         on_marks: called with the ids of all chosen marks, none when the choice was taken back.
         caption: one sentence on how to read it.
     """
-    drawn, widget = selectable(figure).update_layout(dragmode="select"), f"picture {key}"
+    widget = f"picture {key}"
     st.plotly_chart(
-        drawn,
+        figure,
         key=widget,
         theme=None,
         config=CONFIG | {"modeBarButtonsToRemove": ["lasso2d"]},
-        alt=alt_text(drawn),
-        on_select=lambda: on_marks(_ids(drawn, widget)),
+        alt=alt_text(figure),
+        on_select=lambda: on_marks(_ids(figure, widget)),
         selection_mode=("points", "box"),
     )
-    _beneath(drawn, key, caption, key)
+    _beneath(figure, key, caption, key)
 
 
 def _ids(figure: go.Figure, widget: str) -> list[str]:
